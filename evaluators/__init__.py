@@ -1,0 +1,1 @@
+"""A live model and example ids in, one score per example out."""

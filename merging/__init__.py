@@ -1,0 +1,1 @@
+"""Checkpoints and a recipe in, merged tensors out."""

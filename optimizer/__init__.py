@@ -1,0 +1,1 @@
+"""Jobs, studies, workers, reports and the command line."""

@@ -1,0 +1,1 @@
+"""A trial's parameters in, a recipe out."""
