@@ -1,0 +1,140 @@
+"""The job file: what someone asks for, checked once at the door."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from evaluators.spec import LmEvalSpec, Splits
+from merging.frozen import Frozen
+from merging.named import Model, NamedMethod, NamedModel
+from merging.recipe import DType
+from merging.yaml_file import FileError, parse, read_mapping
+from optimizer.errors import InputError
+from search_spaces.spec import SpaceSpec
+
+Signal = Literal["metric", "smooth"]
+
+
+class Models(Frozen):
+    """The base and its experts. The experts keep the file's order everywhere, and their names reach every report."""
+
+    base: Model | None = None
+    experts: dict[str, Model]
+
+    @field_validator("experts")
+    @classmethod
+    def _experts_have_usable_names(cls, experts: dict[str, NamedModel]) -> dict[str, NamedModel]:
+        if not experts:
+            raise ValueError("there must be at least one expert, but there is none; add `name: path` lines")
+        for name in experts:
+            if not name or len(name) > 60 or any(character in name for character in "./\\ \t\n"):
+                raise ValueError(
+                    f"an expert's name must be 1 to 60 characters without dots, slashes or spaces, but is {name!r}"
+                )
+        return experts
+
+
+class Budget(Frozen):
+    """When the search stops: at the first limit reached. Baselines are trials and count."""
+
+    trials: int | None = Field(default=None, ge=1)
+    examples: int | None = Field(default=None, ge=1)
+    minutes: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _something_ends_the_search(self) -> "Budget":
+        if self.trials is None and self.examples is None and self.minutes is None:
+            raise ValueError("must name at least one of trials, examples, minutes, but names none")
+        return self
+
+
+class Search(Frozen):
+    """How candidates are proposed, and for how long."""
+
+    engine: str = "cma-es"
+    budget: Budget
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    signal: Signal = "metric"
+    scales: tuple[float, ...] = (0.2, 0.3, 0.4, 0.5, 0.6)
+    finalists: int = Field(default=3, ge=1, le=50)
+
+
+class Workers(Frozen):
+    """The processes that score candidates. `cpus` and `gpus` are per worker; a fraction of a GPU is allowed."""
+
+    count: int = Field(default=1, ge=1, le=1024)
+    cpus: float = Field(default=1, gt=0)
+    gpus: float = Field(default=0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: DType = "float32"
+    minutes_per_trial: float = Field(default=60, gt=0)
+
+    @field_validator("gpus")
+    @classmethod
+    def _ray_shares_only_single_gpus(cls, gpus: float) -> float:
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"must be a fraction up to 1 or a whole number, but is {gpus}")
+        return gpus
+
+    def torch_device(self) -> str:
+        """The device a worker puts its model on."""
+        if self.device == "auto":
+            return "cuda" if self.gpus > 0 else "cpu"
+        return self.device
+
+
+class JobFile(Frozen):
+    """One search, as its user wrote it down. See `docs/job-file.md` for every key with an example."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    models: Models
+    method: NamedMethod = NamedMethod(name="task_arithmetic")
+    space: SpaceSpec
+    evaluate: LmEvalSpec
+    splits: Splits = Splits()
+    search: Search
+    workers: Workers = Workers()
+    dtype: DType | None = None
+    trust_remote_code: bool = False
+    trust_task_code: bool = False
+
+    def objectives(self) -> list[str]:
+        """The names of what is maximised, in the order of the tasks that first name them."""
+        return list(dict.fromkeys(task.objective for task in self.evaluate.tasks))
+
+
+def read_job_file(path: Path, name: str | None = None) -> JobFile:
+    """The job file at `path`, local paths in it made absolute (they are relative to the file).
+
+    `name` replaces the file's own name. Raises `InputError` with one line for each thing that is wrong.
+    """
+    try:
+        content = read_mapping(path)
+        if name is not None:
+            content["name"] = name
+        job = parse(content, JobFile, str(path))
+    except FileError as error:
+        raise InputError(str(error)) from None
+    return _with_absolute_paths(job, path.resolve().parent)
+
+
+def _with_absolute_paths(job: JobFile, folder: Path) -> JobFile:
+    def absolute(text: str) -> str:
+        """A path that exists beside the job file; anything else is left as it is (it may be a Hub id)."""
+        path = folder / Path(text).expanduser()
+        looks_local = text.startswith((".", "/", "~")) or path.exists()
+        return str(path.resolve()) if looks_local else text
+
+    def located(model: NamedModel) -> NamedModel:
+        return model.model_copy(update={"path": absolute(model.path)})
+
+    models = Models(
+        base=located(job.models.base) if job.models.base else None,
+        experts={name: located(model) for name, model in job.models.experts.items()},
+    )
+    include_path = job.evaluate.include_path
+    if include_path is not None:
+        include_path = tuple(str((folder / Path(one).expanduser()).resolve()) for one in include_path)
+    evaluate = job.evaluate.model_copy(update={"include_path": include_path})
+    return job.model_copy(update={"models": models, "evaluate": evaluate})
