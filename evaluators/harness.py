@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from evaluators.choices import comparable, gold_loglikelihood, gold_probability
 from evaluators.protocol import SPLITS, EvaluatorError, Example, Outcome, ScoringError, Task
-from evaluators.spec import LmEvalSpec, LmEvalTask, Splits
+from evaluators.spec import Limits, LmEvalSpec, LmEvalTask, Splits
 from evaluators.splits import Counts, Document, Origin, Placed, assign
 from evaluators.task_files import code_references, unreadable
 
@@ -155,7 +155,7 @@ class HarnessEvaluator:
 
     # ---- preparing
 
-    def _prepare(self, asked: _Asked, splits: Splits, limit: int | None) -> None:
+    def _prepare(self, asked: _Asked, splits: Splits, limit: Limits | None) -> None:
         """Split a task's documents and build the requests of those that were chosen."""
         documents = _documents(asked)
         placed, counts = assign(asked.about.name, documents.get("validation"), documents.get("test"), splits, limit)

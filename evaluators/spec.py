@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 PositiveWeight = Annotated[float, Field(gt=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
 
 
 def _one_or_many(value: Any) -> Any:
@@ -21,6 +22,10 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def _number_or_mapping(value: Any) -> Any:
+    return dict.fromkeys(("search", "select", "test"), value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 class Splits(_Frozen):
     """The weights by which a task's examples are dealt to the splits. They need not add up to 1.
 
@@ -33,13 +38,21 @@ class Splits(_Frozen):
     test: PositiveWeight = 0.2
 
 
+class Limits(_Frozen):
+    """At most so many examples of a task in each split; None leaves a split whole."""
+
+    search: AtLeastOne | None = None
+    select: AtLeastOne | None = None
+    test: AtLeastOne | None = None
+
+
 class LmEvalTask(_Frozen):
     """One lm-eval task, group or tag; a group or tag stands for its leaf tasks, which share `weight` equally.
 
     `metric`: the task's first metric that is a mean over examples where None. `filter`: the task's first
     filter where None. `objective`: the name of the objective this task counts towards, with `weight`.
     `fewshot`: examples shown in the prompt, the task's own number where None. `limit`: at most so many
-    examples in each split, the ones whose ids come first, so the choice does not depend on the order of the
+    examples in each split, one number for all or a number for each, the ones whose ids come first, so the choice does not depend on the order of the
     data file.
     """
 
@@ -49,7 +62,7 @@ class LmEvalTask(_Frozen):
     weight: PositiveWeight = 1.0
     objective: Annotated[str, Field(min_length=1)] = "score"
     fewshot: Annotated[int, Field(ge=0)] | None = None
-    limit: Annotated[int, Field(ge=1)] | None = None
+    limit: Annotated[Limits | None, BeforeValidator(_number_or_mapping)] = None
 
 
 class LmEvalSpec(_Frozen):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from evaluators.protocol import SPLITS, EvaluatorError, Split
-from evaluators.spec import Splits
+from evaluators.spec import Limits, Splits
 
 Document = Mapping[str, Any]
 Origin = Literal["validation", "test"]
@@ -87,7 +87,7 @@ def assign(
     validation: Sequence[Document] | None,
     test: Sequence[Document] | None,
     splits: Splits,
-    limit: int | None = None,
+    limit: Limits | None = None,
 ) -> tuple[list[Placed], Counts]:
     """Deal a task's documents to the splits; placements come sorted by split (search, select, test), then id.
 
@@ -112,7 +112,8 @@ def assign(
     placed: list[Placed] = []
     for split in SPLITS:
         mine = sorted(row for row in dealt if row[1] == split)
-        placed += [Placed(f"{task}:{content}", split, origin, at) for content, _, origin, at in mine[:limit]]
+        most = getattr(limit, split, None)
+        placed += [Placed(f"{task}:{content}", split, origin, at) for content, _, origin, at in mine[:most]]
     sizes = {split: sum(row.split == split for row in placed) for split in SPLITS}
     seen = len(validation or ()) + len(test or ())
     return placed, Counts(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluators.protocol import EvaluatorError
-from evaluators.spec import Splits
+from evaluators.spec import Limits, Splits
 from evaluators.splits import assign, content_hash, draw
 
 
@@ -24,8 +24,8 @@ def splits_of(placed: list, which: str) -> set[str]:
 @given(st.permutations(range(60)))
 def test_the_order_of_documents_changes_no_split(order: list[int]) -> None:
     rows = documents(60)
-    expected, _ = assign("t", None, rows, Splits(), limit=9)
-    found, _ = assign("t", None, [rows[index] for index in order], Splits(), limit=9)
+    expected, _ = assign("t", None, rows, Splits(), limit=Limits(search=9, select=9, test=9))
+    found, _ = assign("t", None, [rows[index] for index in order], Splits(), limit=Limits(search=9, select=9, test=9))
     assert [(row.id, row.split) for row in found] == [(row.id, row.split) for row in expected]
     assert all(rows[order[row.position]] == rows[old.position] for row, old in zip(found, expected, strict=True))
 
@@ -105,11 +105,13 @@ def test_the_same_content_is_kept_once() -> None:
 
 
 def test_a_limit_holds_per_split_and_keeps_the_first_ids() -> None:
-    whole, _ = assign("t", None, documents(300), Splits())
-    part, counts = assign("t", None, documents(300), Splits(), limit=12)
-    assert (counts.search, counts.select, counts.test, counts.over_limit) == (12, 12, 12, 264)
-    for split in ("search", "select", "test"):
-        assert splits_of(part, split) == set(sorted(splits_of(whole, split))[:12])
+    whole, whole_counts = assign("t", None, documents(300), Splits())
+    part, counts = assign("t", None, documents(300), Splits(), limit=Limits(search=12, select=7))
+    assert (counts.search, counts.select) == (12, 7)
+    assert counts.test == whole_counts.test
+    assert counts.over_limit == 300 - 12 - 7 - counts.test
+    for split, most in (("search", 12), ("select", 7), ("test", None)):
+        assert splits_of(part, split) == set(sorted(splits_of(whole, split))[:most])
 
 
 def test_a_document_falls_into_the_same_split_of_every_task() -> None:
