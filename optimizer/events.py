@@ -1,0 +1,53 @@
+"""What happened to a job, and when: the entries of its diary, such as each opening of the test split."""
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Engine, func, select
+
+from optimizer.database import insert_once, retrying, writing
+from optimizer.tables import DatabaseClock
+from optimizer.tables import events as table
+
+
+@dataclass(frozen=True)
+class Event:
+    """One entry. `at` is UTC, `data` plain data."""
+
+    at: datetime
+    kind: str
+    data: Any
+
+
+def log_event(engine: Engine, job_id: int, kind: str, data: Any = None) -> None:
+    """Add an entry; once, however often the database has to be asked."""
+    _log(
+        engine,
+        {"job_id": job_id, "kind": kind, "data": {} if data is None else data, "write_id": uuid.uuid4().hex},
+    )
+
+
+@retrying
+def _log(engine: Engine, row: dict[str, Any]) -> None:
+    with writing(engine) as connection:
+        connection.execute(insert_once(connection, table).values(**row, at=DatabaseClock()))
+
+
+@retrying
+def events(engine: Engine, job_id: int, kind: str | None = None) -> list[Event]:
+    """The job's entries, or those of one kind, in the order they were added."""
+    chosen = select(table.c.at, table.c.kind, table.c.data).where(table.c.job_id == job_id)
+    if kind is not None:
+        chosen = chosen.where(table.c.kind == kind)
+    with engine.connect() as connection:
+        return [Event(*row) for row in connection.execute(chosen.order_by(table.c.id))]
+
+
+@retrying
+def count_events(engine: Engine, job_id: int, kind: str) -> int:
+    """How many entries of a kind there are: how often the test split was opened, say."""
+    counted = select(func.count()).select_from(table).where(table.c.job_id == job_id, table.c.kind == kind)
+    with engine.connect() as connection:
+        return connection.scalar(counted) or 0

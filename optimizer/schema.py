@@ -1,0 +1,65 @@
+"""Bring the project's tables to the shape this code knows."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, inspect, text
+
+from optimizer.errors import InputError
+from optimizer.tables import PREFIX
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+# Optuna keeps the revision of its own tables in `alembic_version` of the same database.
+VERSION_TABLE = f"{PREFIX}alembic_version"
+# The newest file of migrations/versions, repeated here so that a database that is up to date costs no import
+# of Alembic (0.4 s). A test compares the two.
+HEAD = "0001"
+_UPGRADE_LOCK = int.from_bytes(b"mergeopt")
+
+
+def revision(connection: Connection) -> str | None:
+    """The revision the database is at, None before the first upgrade."""
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    found = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))
+    return None if found is None else str(found)
+
+
+def upgrade(connection: Connection, where: str) -> None:
+    """Upgrade the tables inside the caller's write transaction: all of it happens, or nothing.
+
+    Processes that start together take turns: the transaction holds an advisory lock on PostgreSQL, and on
+    SQLite the write lock it began with. `where` is the masked URL, for the message.
+
+    Raises `InputError` for a database that a newer version of this code has upgraded.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
+    current = revision(connection)
+    if current == HEAD:
+        return
+    # The import waits until it is needed: see HEAD.
+    from alembic import command
+    from alembic.script import ScriptDirectory
+
+    config = alembic_config(connection)
+    known = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+    if current is not None and current not in known:
+        raise InputError(
+            f"The tables of {where} must be at revision {HEAD!r} or older, but are at {current!r}: a newer "
+            "mergeopt has upgraded them. Upgrade mergeopt here, or name another database."
+        )
+    command.upgrade(config, "head")
+
+
+def alembic_config(connection: Connection) -> "Config":
+    """What Alembic needs to run our migrations on an open connection, without an alembic.ini."""
+    from alembic.config import Config
+
+    config = Config()
+    folder = Path(__file__).parent / "migrations"
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config

@@ -1,0 +1,65 @@
+"""The packages import each other one way, and guests stay in their homes."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("merging", "search_spaces", "evaluators", "optimizer")
+MAY_IMPORT = {
+    "merging": {"merging"},
+    "search_spaces": {"search_spaces", "merging"},
+    "evaluators": {"evaluators"},
+    "optimizer": {"optimizer", "search_spaces", "merging", "evaluators"},
+}
+# search spaces use only the part of merging that needs no torch
+TORCH_FREE = {"merging.recipe", "merging.groups", "merging.frozen"}
+HOMES = {
+    "ray": {"optimizer/cluster.py"},
+    "lm_eval": {"evaluators/harness.py"},
+    "cmaes": {"optimizer/engines/cma_es.py"},
+    "plotly": {"optimizer/plots.py", "optimizer/report_html.py"},
+    "optuna_dashboard": {"optimizer/dashboard.py"},
+}
+
+
+def _imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative imports hide the direction"
+            yield node.module or ""
+
+
+def _files(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_only_what_stands_below_it(package: str) -> None:
+    for file in _files(package):
+        for name in _imports(file):
+            top = name.split(".")[0]
+            assert top not in PACKAGES or top in MAY_IMPORT[package], f"{file} imports {name}"
+
+
+def test_search_spaces_never_reach_torch() -> None:
+    for file in _files("search_spaces"):
+        for name in _imports(file):
+            assert name.split(".")[0] != "torch", f"{file} imports {name}"
+            assert not name.startswith("merging") or name in TORCH_FREE, f"{file} imports {name}"
+
+
+@pytest.mark.parametrize("guest", HOMES)
+def test_a_guest_library_has_one_home(guest: str) -> None:
+    users = {
+        str(file.relative_to(ROOT))
+        for package in PACKAGES
+        for file in _files(package)
+        if any(name.split(".")[0] == guest for name in _imports(file))
+    }
+    assert users <= HOMES[guest]
+    assert users, f"nothing imports {guest} any more: take it out of this table and of pyproject.toml"
