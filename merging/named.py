@@ -1,5 +1,6 @@
 """Methods and models as people write them in YAML: a plain name, or a name with details."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -12,7 +13,7 @@ class NamedMethod(Frozen):
     """A method by name, with its settings beside it: `ties`, or `{name: ties, density: 0.3}`."""
 
     name: str
-    structure: Structure = {}
+    structure: Structure = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -34,6 +35,13 @@ class NamedModel(Frozen):
 
 def _path_or_mapping(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
+
+
+def located(path: str, folder: Path) -> str:
+    """A path relative to `folder` made absolute, where it is one; anything else may be a Hub id and is left alone."""
+    place = folder / Path(path).expanduser()
+    looks_local = path.startswith((".", "/", "~")) or place.exists()
+    return str(place.resolve()) if looks_local else path
 
 
 Model = Annotated[NamedModel, BeforeValidator(_path_or_mapping)]

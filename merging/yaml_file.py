@@ -80,9 +80,7 @@ def _explain(problem: Any, spec: type[BaseModel], content: Any) -> str:
 def _written(path: tuple[int | str, ...], content: Any) -> Iterator[str]:
     """The parts of a path that stand in the file; pydantic adds the names of the union members it tried."""
     for number, part in enumerate(path, start=1):
-        if isinstance(content, dict) and part in content:
-            content = content[part]
-        elif isinstance(content, list) and isinstance(part, int):
+        if (isinstance(content, dict) and part in content) or (isinstance(content, list) and isinstance(part, int)):
             content = content[part]
         elif number < len(path):
             continue

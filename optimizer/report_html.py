@@ -100,6 +100,7 @@ def write(results: Results, path: Path, importances: Mapping[str, float] | None 
     text = render(results, importances)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()

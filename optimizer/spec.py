@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from evaluators.spec import LmEvalSpec, Splits
 from merging.frozen import Frozen
-from merging.named import Model, NamedMethod, NamedModel
+from merging.named import Model, NamedMethod, NamedModel, located
 from merging.recipe import DType
 from merging.yaml_file import FileError, parse, read_mapping
 from optimizer.errors import InputError
@@ -120,18 +120,12 @@ def read_job_file(path: Path, name: str | None = None) -> JobFile:
 
 
 def _with_absolute_paths(job: JobFile, folder: Path) -> JobFile:
-    def absolute(text: str) -> str:
-        """A path that exists beside the job file; anything else is left as it is (it may be a Hub id)."""
-        path = folder / Path(text).expanduser()
-        looks_local = text.startswith((".", "/", "~")) or path.exists()
-        return str(path.resolve()) if looks_local else text
-
-    def located(model: NamedModel) -> NamedModel:
-        return model.model_copy(update={"path": absolute(model.path)})
+    def placed(model: NamedModel) -> NamedModel:
+        return model.model_copy(update={"path": located(model.path, folder)})
 
     models = Models(
-        base=located(job.models.base) if job.models.base else None,
-        experts={name: located(model) for name, model in job.models.experts.items()},
+        base=placed(job.models.base) if job.models.base else None,
+        experts={name: placed(model) for name, model in job.models.experts.items()},
     )
     include_path = job.evaluate.include_path
     if include_path is not None:

@@ -1,0 +1,345 @@
+"""The command line: reads arguments, calls one function, prints what it returns.
+
+Everything heavy is imported inside the commands, so that `--help` answers at once.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from optimizer.errors import InputError, JobFailed
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from optimizer.jobs import Job
+    from optimizer.results import Results
+
+DONE, WRONG_INPUT, FAILED, INTERRUPTED = 0, 2, 3, 130
+DEFAULT_STORAGE = "sqlite:///mergeopt.db"
+
+app = typer.Typer(
+    name="mergeopt",
+    help="Find the merge coefficients of fine-tuned models, per layer and per module, with an honest score.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+
+JobPath = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file; docs/job-file.md explains every key.")]
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="The job's name.")]
+Storage = Annotated[
+    str,
+    typer.Option(
+        "--storage",
+        envvar="MERGEOPT_STORAGE",
+        help="The job database: a SQLite file or a PostgreSQL URL.",
+        show_envvar=True,
+        show_default=DEFAULT_STORAGE,
+    ),
+]
+Address = Annotated[
+    str | None, typer.Option("--address", help="A running Ray cluster. Without it a local one is started.")
+]
+Folder = Annotated[
+    Path | None, typer.Option("--folder", help="Where the job's files go. Default: mergeopt-jobs/<name>.")
+]
+Name = Annotated[str | None, typer.Option("--name", help="Submit under this name instead of the file's own.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command()
+def run(
+    job_file: JobPath,
+    storage: Storage = DEFAULT_STORAGE,
+    address: Address = None,
+    folder: Folder = None,
+    name: Name = None,
+) -> None:
+    """Submit a job and carry it out here. Ctrl-C stops it so that it can be resumed; running it again goes on."""
+    from optimizer.progress import progress
+
+    with _database(storage) as (database, url), progress() as shown:
+        job = _submit(database, job_file, folder, name, shown.say, local=address is None)
+        if job.state == "done":
+            shown.say(f"Job `{job.name}` is done already.")
+        else:
+            _carry_out(database, url, job.name, address, shown)
+    _print_report(storage, job.name)
+
+
+@app.command()
+def submit(
+    job_file: JobPath,
+    storage: Storage = DEFAULT_STORAGE,
+    folder: Folder = None,
+    name: Name = None,
+) -> None:
+    """Check a job and put it in the queue. `mergeopt serve` carries it out."""
+    from optimizer.progress import progress
+
+    with _database(storage) as (database, _), progress() as shown:
+        job = _submit(database, job_file, folder, name, shown.say, local=False)
+    print(job.name)
+
+
+@app.command()
+def serve(
+    storage: Storage = DEFAULT_STORAGE,
+    address: Address = None,
+    once: Annotated[bool, typer.Option("--once", help="Stop when the queue is empty.")] = False,
+) -> None:
+    """Carry out queued jobs, one after another, until stopped."""
+    from optimizer.progress import progress
+    from optimizer.serve import serve as carry_on
+
+    with _database(storage) as (database, url), progress() as shown:
+        carry_on(database, url, address, shown, once)
+
+
+@app.command()
+def resume(job: JobName, storage: Storage = DEFAULT_STORAGE, address: Address = None) -> None:
+    """Go on with a job that was interrupted, killed, failed or cancelled. Everything told so far stands."""
+    from optimizer.jobs import requeue
+    from optimizer.progress import progress
+
+    with _database(storage) as (database, url), progress() as shown:
+        name = requeue(database, job).name
+        _carry_out(database, url, name, address, shown)
+    _print_report(storage, name)
+
+
+@app.command()
+def cancel(job: JobName, storage: Storage = DEFAULT_STORAGE) -> None:
+    """Cancel a job. One that is running stops within seconds; what it recorded stays."""
+    from optimizer.jobs import request_cancel
+
+    with _database(storage) as (database, _):
+        found = request_cancel(database, job)
+    print(f"{found.name}: {'asked to stop' if found.state == 'running' else found.state}")
+
+
+@app.command()
+def jobs(storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
+    """List the jobs."""
+    from optimizer.jobs import list_jobs
+    from optimizer.show import job_row, jobs_table
+
+    with _database(storage) as (database, _):
+        found = list_jobs(database)
+    if as_json:
+        _print_json([job_row(job) for job in found])
+    else:
+        _print_rich(jobs_table(found))
+
+
+@app.command()
+def show(job: JobName, storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
+    """Show a job: its state, settings, trials and whatever went wrong."""
+    from optimizer.show import job_detail, job_panel
+
+    with _database(storage) as (database, url):
+        found, results = _job_and_results(database, url, job)
+    if as_json:
+        _print_json(job_detail(found, results))
+    else:
+        _print_rich(job_panel(found, results))
+
+
+@app.command()
+def report(
+    job: JobName,
+    storage: Storage = DEFAULT_STORAGE,
+    html: Annotated[Path | None, typer.Option("--html", help="Where to write the HTML report.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Report on a job: a table here, and a self-contained HTML file."""
+    from optimizer import report_html
+    from optimizer.results import to_json
+
+    with _database(storage) as (database, url):
+        found, results = _job_and_results(database, url, job)
+    path = html or Path(found.folder) / "report.html"
+    report_html.write(results, path)
+    if as_json:
+        _print_json({**to_json(results), "html": str(path)})
+    else:
+        _print_results(results)
+        print(f"\nHTML report: {path}")
+
+
+@app.command()
+def export(
+    job: JobName,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write; it must not exist.")],
+    storage: Storage = DEFAULT_STORAGE,
+    trial: Annotated[int | None, typer.Option("--trial", help="This trial instead of the job's winner.")] = None,
+) -> None:
+    """Write a trial's merged model as a Hugging Face folder: the very weights that were scored."""
+    from optimizer.export import export_trial
+    from optimizer.progress import progress
+
+    with _database(storage) as (database, url), progress() as shown:
+        found, results = _job_and_results(database, url, job)
+        number = export_trial(database, url, found, results, folder, trial, shown.say)
+    print(f"trial {number} of {found.name}: {folder}")
+
+
+@app.command()
+def merge(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe; docs/job-file.md, last section.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write; it must not exist.")],
+) -> None:
+    """Do one merge, without a search."""
+    from optimizer.export import merge_recipe
+    from optimizer.progress import progress
+
+    with progress() as shown:
+        merge_recipe(recipe, folder, shown.say)
+    print(folder)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder or Hub id.")],
+    job_file: Annotated[Path, typer.Option("--job", metavar="JOB.yaml", help="The job file whose tasks to use.")],
+    split: Annotated[str, typer.Option("--split", help="search, select or test.")] = "test",
+    as_json: Json = False,
+) -> None:
+    """Score any model on a job's examples, exactly as its trials are scored."""
+    from optimizer.evaluate import evaluate_model, scores_json, scores_table
+
+    scored = evaluate_model(model, job_file, split)
+    if as_json:
+        _print_json(scores_json(scored))
+    else:
+        _print_rich(scores_table(scored))
+
+
+@app.command()
+def dashboard(
+    storage: Storage = DEFAULT_STORAGE,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8080,
+    writable: Annotated[bool, typer.Option("--writable", help="Allow changes: notes, deletions.")] = False,
+) -> None:
+    """Open Optuna Dashboard on the job database, for this machine only (127.0.0.1)."""
+    from optimizer.dashboard import HOST, make_dashboard
+
+    with _database(storage) as (_, url):
+        server = make_dashboard(url, port, writable)
+    print(f"Optuna Dashboard: http://{HOST}:{server.server_port}/  (Ctrl-C stops it)", flush=True)
+    with server:
+        server.serve_forever()
+
+
+@app.command()
+def doctor(
+    job_file: Annotated[Path | None, typer.Argument(metavar="[JOB.yaml]", help="Check this job file too.")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    address: Address = None,
+    folder: Folder = None,
+    as_json: Json = False,
+) -> None:
+    """Check versions, devices, database, Ray, memory and disk, and a job file against them."""
+    from dataclasses import asdict
+
+    from optimizer.doctor import checks_table, examine
+
+    checks = examine(storage, address, job_file, folder or Path("mergeopt-jobs"))
+    if as_json:
+        _print_json([asdict(check) for check in checks])
+    else:
+        _print_rich(checks_table(checks))
+    if not all(check.ok for check in checks):
+        raise typer.Exit(WRONG_INPUT)
+
+
+@contextmanager
+def _database(storage: str) -> Iterator[tuple["Engine", str]]:
+    """The job database, and its URL with everything in it, for Optuna."""
+    from optimizer.database import open_database
+
+    database = open_database(storage)
+    try:
+        yield database, database.url.render_as_string(hide_password=False)
+    finally:
+        database.dispose()
+
+
+def _submit(
+    database: "Engine", job_file: Path, folder: Path | None, name: str | None, say: Any, *, local: bool
+) -> "Job":
+    from optimizer.spec import read_job_file
+    from optimizer.submit import submit as take_in
+
+    spec = read_job_file(job_file, name)
+    where = (folder or Path("mergeopt-jobs") / spec.name).resolve()
+    return take_in(database, spec, where, say, local).job
+
+
+def _carry_out(database: "Engine", url: str, name: str, address: str | None, shown: Any) -> None:
+    from optimizer.run import claim_and_run
+    from optimizer.scorer import Interrupted
+
+    try:
+        claim_and_run(database, url, name, address, shown)
+    except Interrupted as stopped:
+        if stopped.reason == "cancel":
+            raise JobFailed(f"job `{name}` was cancelled; go on with: mergeopt resume {name}") from None
+        shown.say(f"Stopped. Go on with: mergeopt resume {name}")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _job_and_results(database: "Engine", url: str, name: str) -> tuple["Job", "Results"]:
+    from optimizer.jobs import get_job
+    from optimizer.run import results_so_far
+
+    found = get_job(database, name)
+    return found, results_so_far(database, url, found)
+
+
+def _print_report(storage: str, name: str) -> None:
+    with _database(storage) as (database, url):
+        found, results = _job_and_results(database, url, name)
+    _print_results(results)
+    print(f"\nHTML report: {Path(found.folder) / 'report.html'}")
+    print(f"Export the winner: mergeopt export {found.name} DIR")
+
+
+def _print_results(results: "Results") -> None:
+    from optimizer.report_text import show as show_results
+
+    show_results(results)
+
+
+def _print_rich(content: Any) -> None:
+    from rich.console import Console
+
+    Console().print(content)
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data, indent=2, default=str))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its code: 0 done, 2 wrong input, 3 the job failed, 130 interrupted."""
+    try:
+        app(args=arguments, prog_name="mergeopt", standalone_mode=True)
+    except InputError as error:
+        _complain(error)
+        sys.exit(WRONG_INPUT)
+    except JobFailed as error:
+        _complain(error)
+        sys.exit(FAILED)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _complain(error: Exception) -> None:
+    print(f"mergeopt: {error}", file=sys.stderr)

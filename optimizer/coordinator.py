@@ -1,0 +1,184 @@
+"""Carry one job's search: the only process that asks the engine and tells the study."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import optuna
+
+from evaluators.aggregate import objectives, task_means
+from evaluators.protocol import Outcome
+from merging.recipe import Recipe
+from optimizer.engines.protocol import Engine
+from optimizer.errors import JobFailed
+from optimizer.plan import Plan
+from optimizer.progress import Progress, Standings
+from optimizer.scorer import Finished, Round, Scorer
+from optimizer.spec import JobFile
+from optimizer.study import all_trials, enqueue_baseline, open_waiting, running, tell
+from search_spaces.protocol import SearchSpace
+
+RECOMMENDATION = "recommendation"
+FAILURES_IN_A_ROW = 5  # with no success at all: the job is broken, not its candidates
+
+
+@dataclass
+class Coordinator:
+    """One job's search, from its first baseline to the engine's own answer.
+
+    Everything it decides follows from the study and the recorded outcomes, so a coordinator that starts on a
+    half-done study goes on where the last one was killed.
+    `recorded` gives the outcomes of a trial's search round that an earlier attempt scored, or None; `seconds_before`
+    is the time earlier attempts spent.
+    """
+
+    job: JobFile
+    plan: Plan
+    study: optuna.Study
+    engine: Engine
+    scorer: Scorer
+    progress: Progress
+    recorded: Callable[[int], list[Outcome] | None]
+    seconds_before: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._space = self.plan.space(self.job)
+        self._distributions = self._space.distributions()
+        self._orphans = list(running(self.study))
+        self._began = time.monotonic()
+        self._opened = self._finished = self._failed = self._scored_here = 0
+        self._best: tuple[float, str] | None = None
+        self._kept = 1 if self.engine.recommends and not self._has(RECOMMENDATION) else 0
+        for trial in all_trials(self.study):
+            self._opened += trial.state != optuna.trial.TrialState.WAITING
+            self._count(trial)
+
+    def search(self) -> None:
+        """Run the baselines, the search and the engine's answer. Raises `Interrupted` or `JobFailed`."""
+        self._enqueue_baselines()
+        self._run()
+        answer = self.engine.recommend() if self._kept else None
+        self._kept = 0
+        if answer is not None:
+            enqueue_baseline(self.study, answer, {"origin": RECOMMENDATION, "label": "the engine's answer"})
+        self._run()
+
+    def recipe(self, trial: optuna.trial.FrozenTrial) -> Recipe:
+        """The recipe of any trial of the job's study."""
+        return recipe_of(trial, self._space)
+
+    def _enqueue_baselines(self) -> None:
+        known = {trial.user_attrs.get("label") for trial in all_trials(self.study)}
+        for baseline in self.plan.baselines:
+            if baseline.label not in known:
+                attributes = {"origin": "baseline", "kind": baseline.kind, "label": baseline.label}
+                if baseline.parameters is None:
+                    attributes["recipe"] = baseline.recipe.model_dump_json()
+                enqueue_baseline(self.study, baseline.parameters, attributes)
+
+    def _run(self) -> None:
+        for finished in self.scorer.run(self._next):
+            self._tell(finished)
+            self.progress.search(self._standings())
+
+    def _next(self) -> Round | None:
+        """Trials an earlier attempt left open, then enqueued ones, then the engine's while the budget lasts."""
+        found = self._next_waiting()
+        if found is not None or self._budget_used() >= 1:
+            return found
+        return self._opened_round(self.engine.ask())
+
+    def _next_waiting(self) -> Round | None:
+        while self._orphans:
+            orphan = self._orphans.pop(0)
+            outcomes = self.recorded(orphan.number)
+            if outcomes is None:
+                return self._round(orphan.number)
+            self._tell(Finished(self._round(orphan.number), outcomes, {}))
+        return self._opened_round(open_waiting(self.study, self._distributions))
+
+    def _opened_round(self, trial: optuna.trial.Trial | None) -> Round | None:
+        if trial is None:
+            return None
+        self._opened += 1
+        return self._round(trial.number)
+
+    def _round(self, number: int) -> Round:
+        return Round(number, "search", self.recipe(self._trial(number)))
+
+    def _trial(self, number: int) -> optuna.trial.FrozenTrial:
+        return all_trials(self.study)[number]
+
+    def _tell(self, finished: Finished) -> None:
+        number = finished.round.trial
+        if finished.error is not None:
+            tell(self.study, number, None, error=finished.error)
+            self.progress.say(f"trial {number} failed: {finished.error}")
+        else:
+            values = objectives(finished.outcomes, self.plan.tasks, self.job.search.signal)
+            attributes = {
+                "digest": finished.round.recipe.digest(),
+                "examples": len(finished.outcomes),
+                "seconds": round(sum(finished.seconds.values()), 3),
+                "tasks": task_means(finished.outcomes, self.plan.tasks),
+            }
+            tell(self.study, number, [values[name] for name in self.job.objectives()], attributes=attributes)
+            self._scored_here += len(finished.outcomes)
+        self._count(self._trial(number))
+        if self._finished == 0 and self._failed >= FAILURES_IN_A_ROW:
+            raise JobFailed(f"the first {self._failed} trials all failed; the last one because {finished.error}")
+
+    def _count(self, trial: optuna.trial.FrozenTrial) -> None:
+        if trial.state == optuna.trial.TrialState.FAIL:
+            self._failed += 1
+        elif trial.state == optuna.trial.TrialState.COMPLETE:
+            self._finished += 1
+            value = sum(trial.values) / len(trial.values)
+            if self._best is None or value > self._best[0]:
+                self._best = (value, label_of(trial))
+
+    def _has(self, origin: str) -> bool:
+        return any(trial.user_attrs.get("origin") == origin for trial in all_trials(self.study))
+
+    def _budget_used(self) -> float:
+        """The share of the budget already given out, 1 or more when it is spent.
+
+        One trial is kept back for the answer an engine gives at the end.
+        """
+        budget = self.job.search.budget
+        shares = [0.0]
+        if budget.trials is not None:
+            shares.append(self._opened / (budget.trials - self._kept))
+        if budget.examples is not None:
+            per_trial = self.plan.examples["search"]
+            shares.append(self._opened / (budget.examples // per_trial - self._kept))
+        if budget.minutes is not None:
+            shares.append(self._seconds() / (60 * budget.minutes))
+        return max(shares)
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self._began
+
+    def _standings(self) -> Standings:
+        best, label = self._best or (None, "")
+        under_way = 1 - (self._finished + self._failed) / max(1, self._opened)
+        return Standings(
+            finished=self._finished,
+            failed=self._failed,
+            share=min(1.0, self._budget_used() * (1 - under_way)),
+            examples=self._scored_here,
+            seconds=time.monotonic() - self._began,
+            best=best,
+            best_label=label,
+        )
+
+
+def recipe_of(trial: optuna.trial.FrozenTrial, space: SearchSpace) -> Recipe:
+    """A trial's recipe: written out for a baseline outside the search space, from its parameters for all others."""
+    written = trial.user_attrs.get("recipe")
+    return Recipe.model_validate_json(written) if written else space.recipe(trial.params)
+
+
+def label_of(trial: optuna.trial.FrozenTrial) -> str:
+    """What people call the trial: a baseline by its name, any other by its number."""
+    return str(trial.user_attrs.get("label", f"trial {trial.number}"))

@@ -1,0 +1,78 @@
+"""Optuna Dashboard on the job database, for this machine's user only and read-only unless asked otherwise."""
+
+from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from optimizer.errors import InputError
+
+HOST = "127.0.0.1"
+
+Start = Callable[..., Any]
+Application = Callable[[dict[str, Any], Start], Iterable[bytes]]
+
+_READING = ("GET", "HEAD", "OPTIONS")
+_HEADERS = [
+    ("X-Frame-Options", "DENY"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+]
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """One line per poll of the page helps nobody."""
+
+
+def guarded(application: Application, port: int, writable: bool) -> Application:
+    """Optuna Dashboard has no login: refuse what changes studies, and pages of other sites that call this server.
+
+    A browser sends the name it was given as `Host`, so a foreign name that resolves to this machine is told apart.
+    """
+    names = {f"{HOST}:{port}", f"localhost:{port}"}
+
+    def answer(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        if environ.get("HTTP_HOST") not in names:
+            return _refuse(start, "403 Forbidden", f"open http://{HOST}:{port}/ instead")
+        if not writable and environ["REQUEST_METHOD"] not in _READING:
+            return _refuse(start, "403 Forbidden", "this dashboard is read-only; start it with --writable")
+
+        def start_guarded(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            kept = [(name, value) for name, value in headers if name != "Access-Control-Allow-Origin"]
+            return start(status, kept + _HEADERS, *rest)
+
+        return application(environ, start_guarded)
+
+    return answer
+
+
+def _refuse(start: Start, status: str, reason: str) -> list[bytes]:
+    start(status, [("Content-Type", "text/plain; charset=utf-8"), *_HEADERS])
+    return [reason.encode()]
+
+
+def make_dashboard(storage_url: str, port: int, writable: bool = False) -> WSGIServer:
+    """A server ready for `serve_forever()`; port 0 takes a free one, to be read from `server_port`.
+
+    Raises `InputError` where the port is taken or the database cannot be opened.
+    """
+    from optuna_dashboard import wsgi
+
+    from optimizer.database import open_database
+    from optimizer.study import open_storage
+
+    open_database(storage_url).dispose()
+    inner = wsgi(open_storage(storage_url))
+    try:
+        server: WSGIServer = make_server(HOST, port, lambda *_: [], server_class=_Server, handler_class=_Quiet)
+    except OSError as error:
+        raise InputError(
+            f"port {port} of {HOST} cannot be used ({error.strerror}); choose another with --port."
+        ) from error
+    server.set_app(guarded(inner, server.server_port, writable))
+    return server

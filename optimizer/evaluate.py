@@ -1,0 +1,86 @@
+"""Score one model on a job's examples, the way its trials are scored."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from evaluators.protocol import SPLITS, Outcome, ScoringError, Split, Task
+from optimizer.errors import InputError, JobFailed
+from optimizer.preflight import open_evaluator
+from optimizer.spec import JobFile, read_job_file
+from optimizer.statistics import Estimate, interval
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """A model's scores on one split: an estimate per objective and per task, and every example's outcome."""
+
+    model: str
+    split: Split
+    objectives: dict[str, Estimate]
+    tasks: dict[str, Estimate]
+    outcomes: list[Outcome]
+
+
+def evaluate_model(model: str, job_file: Path, split: str) -> ModelScores:
+    """Load the model in this process and score it on the split's examples.
+
+    Raises `InputError` where the model, the job file or the split is wrong, `JobFailed` where it cannot be scored.
+    """
+    if split not in SPLITS:
+        raise InputError(f"--split must be one of {', '.join(SPLITS)}, but is {split!r}.")
+    spec = read_job_file(job_file)
+    evaluator = open_evaluator(spec)
+    live = _load(spec, model)
+    ids = [example.id for example in evaluator.examples() if example.split == split]
+    try:
+        outcomes = evaluator.score(live, ids)
+    except ScoringError as error:
+        raise JobFailed(f"{model} cannot be scored: {error}") from error
+    return _scores(model, split, spec, list(evaluator.tasks()), outcomes)
+
+
+def _load(spec: JobFile, model: str) -> Any:
+    from merging.checkpoint import open_checkpoint
+    from merging.recipe import Source
+    from optimizer.worker import load_model
+
+    try:
+        folder = open_checkpoint(Source(path=model)).folder
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return load_model(spec, str(folder))
+
+
+def _scores(model: str, split: Split, spec: JobFile, tasks: list[Task], outcomes: list[Outcome]) -> ModelScores:
+    rng = np.random.default_rng(spec.search.seed)
+    metric: dict[str, list[float]] = {task.name: [] for task in tasks}
+    for outcome in outcomes:
+        metric[outcome.id.rpartition(":")[0]].append(outcome.metric)
+    objectives = {}
+    for name in spec.objectives():
+        members = [task for task in tasks if task.objective == name]
+        signed = {
+            task.name: [value if task.higher_is_better else -value for value in metric[task.name]] for task in members
+        }
+        objectives[name] = interval(signed, {task.name: task.weight for task in members}, rng)
+    each = {name: interval({name: values}, {name: 1.0}, rng) for name, values in metric.items()}
+    return ModelScores(model, split, objectives, each, outcomes)
+
+
+def scores_json(scored: ModelScores) -> dict[str, Any]:
+    """Everything, as plain data."""
+    return asdict(scored)
+
+
+def scores_table(scored: ModelScores) -> Table:
+    """The estimates with their 95 % intervals for a terminal."""
+    table = Table("", "score", "95 % interval", "examples", box=None, pad_edge=False)
+    table.title = f"{scored.model} on {scored.split}"
+    for name, estimate in {**scored.objectives, **scored.tasks}.items():
+        table.add_row(Text(name), f"{estimate.mean:.4f}", f"{estimate.low:.4f} to {estimate.high:.4f}", str(estimate.n))
+    return table

@@ -1,0 +1,124 @@
+"""Write a merged model to a folder: a trial of a job, or a recipe on its own."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from merging.card import ScoreRow, model_card
+from merging.folder import write_checkpoint
+from merging.recipe import Recipe
+from merging.recipe_file import read_recipe
+from merging.sources import Sources
+from optimizer.coordinator import recipe_of
+from optimizer.errors import InputError, JobFailed
+from optimizer.events import log_event
+from optimizer.headline import headline
+from optimizer.jobs import Job
+from optimizer.plan import Plan
+from optimizer.results import Results, Standing
+from optimizer.spec import JobFile
+from optimizer.study import all_trials, open_storage, open_study
+
+Say = Callable[[str], None]
+
+
+def export_trial(
+    database: Engine, url: str, job: Job, results: Results, folder: Path, number: int | None, say: Say
+) -> int:
+    """Materialize a trial of a job once more, into `folder`; without `number` the job's winner. Returns its number.
+
+    The recipe is the one that was scored, so the weights are too, bit by bit. Raises `InputError` where the trial or
+    the folder is wrong, `JobFailed` where the job has no winner yet or the disk is full.
+    """
+    if number is None:
+        number = results.winner
+    if number is None:
+        raise JobFailed(
+            f"job `{job.name}` is {job.state} and has no winner yet; name a trial with --trial, or go on with: "
+            f"mergeopt resume {job.name}"
+        )
+    recipe = _trial_recipe(url, job, number)
+    title = f"{job.name}: {_label(results, number)}"
+    write_recipe(recipe, folder, say, _scores(results, number), _honestly(results, number), title)
+    log_event(database, job.id, "exported", {"trial": number, "digest": recipe.digest()})
+    return number
+
+
+def merge_recipe(file: Path, folder: Path, say: Say) -> None:
+    """Do the merge a recipe file describes. Raises `InputError` where file, models or folder are wrong."""
+    try:
+        recipe = read_recipe(file)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    write_recipe(recipe, folder, say)
+
+
+def write_recipe(
+    recipe: Recipe,
+    folder: Path,
+    say: Say,
+    scores: list[ScoreRow] | None = None,
+    text: str = "",
+    title: str = "Merged model",
+) -> None:
+    """Materialize the recipe into `folder` with its card: the whole folder, or none of it."""
+    if folder.exists():
+        raise InputError(f"{folder}: the target must not exist, but does; choose another name or remove it.")
+    try:
+        sources = Sources(recipe)
+        sources.verify()
+        recipe = sources.fingerprinted(recipe)
+        card = model_card(recipe, sources, scores or [], text, title)
+        write_checkpoint(recipe, sources, folder, card, on_progress=_tenths(say))
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    except OSError as error:
+        raise JobFailed(f"{folder}: could not be written ({error}); nothing of it was left behind.") from error
+
+
+def _tenths(say: Say) -> Callable[[int, int], None]:
+    """Say how far the writing is, ten times in all."""
+
+    def progress(done: int, tensors: int) -> None:
+        if done * 10 // tensors != (done - 1) * 10 // tensors:
+            say(f"Writing tensors: {done} of {tensors}")
+
+    return progress
+
+
+def _trial_recipe(url: str, job: Job, number: int) -> Recipe:
+    spec, plan = JobFile.model_validate(job.spec), Plan.model_validate(job.plan)
+    trials = all_trials(open_study(open_storage(url), job.name, spec.objectives()))
+    if not 0 <= number < len(trials):
+        raise InputError(f"job `{job.name}` has trials 0 to {len(trials) - 1}, but --trial is {number}.")
+    trial = trials[number]
+    if not trial.params and "recipe" not in trial.user_attrs:
+        raise InputError(f"trial {number} was never started, so it has no recipe; choose one that has a score.")
+    return recipe_of(trial, plan.space(spec))
+
+
+def _label(results: Results, number: int) -> str:
+    return next((trial.label for trial in results.trials if trial.number == number), f"trial {number}")
+
+
+def _scores(results: Results, number: int) -> list[ScoreRow]:
+    """The exported trial on the test split, with the base and the parents for comparison, if it was scored there."""
+    if not any(standing.trial == number for standing in results.test):
+        return []
+    shown = [one for one in results.test if one.trial == number or one.kind in ("base", "parent", "baseline")]
+    return [row for standing in shown for row in _rows(standing)]
+
+
+def _rows(standing: Standing) -> list[ScoreRow]:
+    return [
+        (f"{standing.label}, {objective}", estimate.mean, estimate.low, estimate.high)
+        for objective, estimate in standing.objectives.items()
+    ]
+
+
+def _honestly(results: Results, number: int) -> str:
+    """What the scores are scores of."""
+    if number == results.winner and results.test:
+        return "\n".join(f"- {sentence}" for sentence in headline(results))
+    return f"Trial {number} of job `{results.job}` has no score on a test split."

@@ -1,0 +1,113 @@
+"""Choose the winner on examples the search did not follow, then open the test split once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import optuna
+
+from evaluators.aggregate import objectives
+from evaluators.protocol import Outcome, Split, Task
+from merging.recipe import Recipe
+from optimizer.errors import JobFailed
+from optimizer.progress import Progress
+from optimizer.scorer import Round, Scorer
+from optimizer.study import all_trials
+
+Recorded = Callable[[int, Split], list[Outcome] | None]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a search ends: the finalists in the order they were found, and the one that goes to the test split."""
+
+    finalists: tuple[int, ...]
+    winner: int
+
+
+@dataclass
+class Finish:
+    """The last rounds of a job. Rounds that are already recorded are not scored again."""
+
+    study: optuna.Study
+    tasks: Sequence[Task]
+    scorer: Scorer
+    recipe: Callable[[int], Recipe]
+    recorded: Recorded
+    open_test: Callable[[], None]
+    progress: Progress
+    count: int
+
+    def run(self) -> Ending:
+        """Score the finalists on select, and the winner with every baseline on test.
+
+        Raises `JobFailed` where no trial has a score, and `Interrupted` as the scorer does.
+        """
+        chosen = finalists(self.study, self.count)
+        if not chosen:
+            raise JobFailed(
+                "no trial has a score, so there is nothing to choose from; `mergeopt show` lists the reasons"
+            )
+        self.progress.say(f"Scoring {len(chosen)} finalists on the select split")
+        self._score(chosen, "select")
+        winner = self._best_on_select(chosen)
+        compared = [winner, *(number for number in baseline_trials(self.study) if number != winner)]
+        missing = [number for number in compared if self.recorded(number, "test") is None]
+        if missing:
+            self.progress.say(f"Opening the test split for the winner and {len(compared) - 1} baselines")
+            self.open_test()
+            self._score(missing, "test")
+        return Ending(tuple(chosen), winner)
+
+    def _score(self, numbers: Sequence[int], split: Split) -> None:
+        open_rounds = [
+            Round(number, split, self.recipe(number)) for number in numbers if self.recorded(number, split) is None
+        ]
+        for finished in self.scorer.run(lambda: open_rounds.pop(0) if open_rounds else None):
+            if finished.error is not None:
+                self.progress.say(f"trial {finished.round.trial} has no {split} score: {finished.error}")
+
+    def _best_on_select(self, numbers: Sequence[int]) -> int:
+        """The finalist with the best metric on select; of equals a baseline first, then the earlier one."""
+        baselines = baseline_trials(self.study)
+        scores = {}
+        for number in numbers:
+            outcomes = self.recorded(number, "select")
+            if outcomes:
+                values = objectives(outcomes, self.tasks).values()
+                scores[number] = sum(values) / len(values)
+        if not scores:
+            raise JobFailed("no finalist could be scored on the select split; the reasons are above")
+        return max(scores, key=lambda number: (scores[number], number in baselines, -number))
+
+
+def finalists(study: optuna.Study, count: int) -> list[int]:
+    """The engine's own answer, the best baseline, and the `count` best of the search, by trial number.
+
+    With several objectives, those of the Pareto front come first, by their mean over the objectives.
+    """
+    scored = [trial for trial in all_trials(study) if trial.state == optuna.trial.TrialState.COMPLETE]
+    front = {trial.number for trial in scored if not any(_dominates(other, trial) for other in scored)}
+    ranked = sorted(scored, key=lambda trial: (trial.number not in front, -_mean(trial), trial.number))
+
+    def of(origin: str) -> list[int]:
+        return [trial.number for trial in ranked if trial.user_attrs.get("origin") == origin]
+
+    return sorted({*of("recommendation"), *of("baseline")[:1], *of("search")[:count]})
+
+
+def baseline_trials(study: optuna.Study) -> list[int]:
+    """The numbers of the baselines that have a score, in order."""
+    return [
+        trial.number
+        for trial in all_trials(study)
+        if trial.user_attrs.get("origin") == "baseline" and trial.state == optuna.trial.TrialState.COMPLETE
+    ]
+
+
+def _dominates(one: optuna.trial.FrozenTrial, other: optuna.trial.FrozenTrial) -> bool:
+    pairs = list(zip(one.values, other.values, strict=True))
+    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+
+
+def _mean(trial: optuna.trial.FrozenTrial) -> float:
+    return float(sum(trial.values) / len(trial.values))

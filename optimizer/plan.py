@@ -1,0 +1,112 @@
+"""What a job file comes to, once its models and tasks have been looked at: fixed at submit, read by everyone after."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from evaluators.protocol import Task
+from merging.frozen import Frozen
+from merging.groups import Group
+from merging.recipe import Recipe, Source
+from optimizer.spec import JobFile
+from search_spaces.protocol import SearchSpace
+
+Kind = Literal["base", "parent", "baseline"]
+
+
+class Baseline(Frozen):
+    """A merge everyone would try first. `parameters` is None where it is not a point of the job's search space."""
+
+    label: str
+    kind: Kind
+    recipe: Recipe
+    parameters: dict[str, float] | None = None
+
+
+class Needs(Frozen):
+    """What the job will take, in bytes: printed before anything starts, compared with what there is."""
+
+    model_bytes: int
+    worker_memory_bytes: int
+    total_memory_bytes: int
+    disk_bytes: int
+
+
+class Plan(Frozen):
+    """A job's fixed facts. `template` is the recipe of every trial, still without coefficients."""
+
+    template: Recipe
+    groups: tuple[tuple[int | None, str], ...]
+    coefficient_names: tuple[str, ...]
+    baselines: tuple[Baseline, ...]
+    start: dict[str, float] | None
+    tasks: tuple[Task, ...]
+    examples: dict[str, int]
+    needs: Needs
+
+    def space(self, job: JobFile) -> SearchSpace:
+        """The job's search space over this plan's groups."""
+        from search_spaces.spec import bind
+
+        groups = [Group(layer, module) for layer, module in self.groups]
+        return bind(job.space, self.template, groups, self.coefficient_names)
+
+
+def baselines(
+    job: JobFile,
+    template: Recipe,
+    groups: Sequence[Group],
+    space: SearchSpace,
+) -> list[Baseline]:
+    """Base, parents, the uniform average and task arithmetic at a few scales, each weight setting once.
+
+    A baseline that the search space can express becomes an ordinary point of it, so that the engine learns from it.
+    """
+    found: dict[tuple[str, tuple[float, ...]], Baseline] = {}
+    for label, kind, row in _rows(job, list(template.experts)):
+        recipe = _plain_recipe(template, groups, row)
+        parameters = space.express(row) if recipe.method == template.method else None
+        if parameters is not None:
+            recipe = space.recipe(parameters)
+        found.setdefault((recipe.method, row), Baseline(label=label, kind=kind, recipe=recipe, parameters=parameters))
+    return list(found.values())
+
+
+def _rows(job: JobFile, experts: list[str]) -> list[tuple[str, Kind, tuple[float, ...]]]:
+    """Label, kind and one coefficient per expert for every baseline."""
+    count = len(experts)
+    rows: list[tuple[str, Kind, tuple[float, ...]]] = []
+    if job.models.base is not None:
+        rows.append(("base", "base", (0.0,) * count))
+    for position, expert in enumerate(experts):
+        one_hot = tuple(1.0 if other == position else 0.0 for other in range(count))
+        rows.append((f"parent {expert}", "parent", one_hot))
+    rows.append(("uniform average", "baseline", (1 / count,) * count))
+    if job.models.base is not None:
+        rows.extend((f"task arithmetic {scale:g}", "baseline", (scale,) * count) for scale in job.search.scales)
+    return rows
+
+
+def _plain_recipe(template: Recipe, groups: Sequence[Group], row: tuple[float, ...]) -> Recipe:
+    """The row in every group, by task arithmetic where there is a base and by a weighted sum where there is none."""
+    method = "task_arithmetic" if template.base is not None else "linear"
+    return Recipe(
+        method=method,
+        base=template.base,
+        experts=template.experts,
+        coefficients={group.name: row for group in groups},
+        structure={},
+        seed=template.seed,
+        dtype=template.dtype,
+    )
+
+
+def sources_of(job: JobFile, fingerprints: dict[str, str]) -> tuple[Source | None, dict[str, Source]]:
+    """The job's models as a recipe names them; `fingerprints` is keyed by expert name, and by "" for the base."""
+    base = job.models.base
+    return (
+        Source(path=base.path, revision=base.revision, fingerprint=fingerprints[""]) if base else None,
+        {
+            name: Source(path=model.path, revision=model.revision, fingerprint=fingerprints[name])
+            for name, model in job.models.experts.items()
+        },
+    )

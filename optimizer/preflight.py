@@ -1,0 +1,269 @@
+"""Look at everything a job needs before its first trial, and refuse what would fail later."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from optimizer.errors import InputError
+from optimizer.plan import Needs, Plan, baselines, sources_of
+from optimizer.spec import JobFile
+
+if TYPE_CHECKING:
+    from evaluators.protocol import Evaluator, Example
+    from merging.checkpoint import Checkpoint
+    from merging.recipe import Recipe
+
+Say = Callable[[str], None]
+
+_PYTHON_AND_LIBRARIES = 1_000_000_000  # one worker with torch, transformers and lm-eval loaded, measured 0.8-0.9 GB
+_ACTIVATIONS = 0.25  # share of the model's bytes added for activations and key-value caches, a rough allowance
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What preflight found: the plan, the examples with their splits, and notes worth showing."""
+
+    plan: Plan
+    examples: list["Example"]
+    notes: list[str]
+
+
+def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool = True) -> Checked:
+    """Check models, method, space, tasks, budget, memory and disk, in that order.
+
+    `local` says that the workers will run on this machine, so that its memory is theirs. Raises `InputError` for
+    everything that would make the job fail later. Writes nothing.
+    """
+    say("Checking the models")
+    checkpoints = _open_models(job)
+    fingerprints = _read_weights(checkpoints, say)
+    say("Checking method, space and tasks")
+    template = _template(job, fingerprints)
+    try:
+        plan = _plan(job, template, checkpoints)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    evaluator = open_evaluator(job)
+    examples = list(evaluator.examples())
+    counts = _check_splits(examples)
+    _check_budget(job, plan, counts["search"])
+    plan = plan.model_copy(update={"examples": counts, "tasks": tuple(evaluator.tasks())})
+    _check_disk(plan.needs, folder)
+    if local:
+        _check_workers(job, plan.needs)
+    return Checked(plan, examples, _notes(job, evaluator))
+
+
+def open_evaluator(job: JobFile) -> "Evaluator":
+    """The job's evaluator with its tasks loaded and its examples split. Raises `InputError`."""
+    from evaluators.harness import HarnessEvaluator
+    from evaluators.protocol import EvaluatorError
+
+    spec = job.evaluate
+    if job.search.signal == "smooth":
+        spec = spec.model_copy(update={"gold_likelihood": True})
+    try:
+        return HarnessEvaluator(spec, job.splits, open_tokenizer(job), allow_code=job.trust_task_code)
+    except EvaluatorError as error:
+        raise InputError(str(error)) from error
+
+
+def open_tokenizer(job: JobFile) -> Any:
+    """The tokenizer of the base, or of the first expert where there is no base."""
+    from transformers import AutoTokenizer
+
+    model = job.models.base or next(iter(job.models.experts.values()))
+    try:
+        return AutoTokenizer.from_pretrained(
+            model.path, revision=model.revision, trust_remote_code=job.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"{model.path}: its tokenizer cannot be loaded: {error}") from error
+
+
+def _open_models(job: JobFile) -> dict[str, "Checkpoint"]:
+    """Every model opened and compared with the first one, the base under the name ""."""
+    from merging.checkpoint import open_checkpoint
+    from merging.compatibility import check_compatible, check_tokenizers
+    from merging.recipe import Source
+
+    models = {"": job.models.base} if job.models.base else {}
+    models |= job.models.experts
+    try:
+        opened = {
+            name: open_checkpoint(Source(path=model.path, revision=model.revision))
+            for name, model in models.items()
+            if model is not None
+        }
+        first, *others = opened.values()
+        check_compatible(first, others)
+        check_tokenizers(first, others)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return opened
+
+
+def _read_weights(checkpoints: dict[str, "Checkpoint"], say: Say) -> dict[str, str]:
+    """Fingerprint every model, refusing NaN and infinity in a source."""
+    from merging.checkpoint import fingerprint
+    from merging.compatibility import non_finite
+
+    fingerprints = {}
+    for name, checkpoint in checkpoints.items():
+        say(f"Reading the weights of {name or 'the base'}")
+        broken = non_finite(checkpoint)
+        if broken:
+            raise InputError(
+                f"{checkpoint.folder}: weights must be finite, but {len(broken)} tensors hold NaN or infinity, "
+                f"first {broken[0]}. Re-download or re-save the model."
+            )
+        fingerprints[name] = fingerprint(checkpoint)
+    return fingerprints
+
+
+def _template(job: JobFile, fingerprints: dict[str, str]) -> "Recipe":
+    from merging.recipe import Recipe
+
+    base, experts = sources_of(job, fingerprints)
+    return Recipe(
+        method=job.method.name,
+        base=base,
+        experts=experts,
+        coefficients={},
+        structure=job.method.structure,
+        seed=job.search.seed,
+        dtype=job.dtype,
+    )
+
+
+def _plan(job: JobFile, template: "Recipe", checkpoints: dict[str, "Checkpoint"]) -> Plan:
+    """Raises `ValueError` of the merging and search-space packages where method or space do not fit."""
+    from merging.groups import groups_of
+    from merging.materialize import check_method, check_recipe
+    from merging.methods import METHODS
+    from search_spaces.spec import bind
+
+    first = next(iter(checkpoints.values()))
+    groups = groups_of(first.names)
+    check_method(template)
+    names = METHODS[template.method].coefficients(tuple(template.experts))
+    space = bind(job.space, template, groups, names)
+    middle = {name: (one.low + one.high) / 2 for name, one in space.distributions().items()}
+    check_recipe(space.recipe(middle), groups)
+    found = baselines(job, template, groups, space)
+    uniform = next((one.parameters for one in found if one.label == "uniform average"), None)
+    return Plan(
+        template=template,
+        groups=tuple((group.layer, group.module) for group in groups),
+        coefficient_names=names,
+        baselines=tuple(found),
+        start=uniform,
+        tasks=(),
+        examples={},
+        needs=_needs(job, first),
+    )
+
+
+def _check_splits(examples: list["Example"]) -> dict[str, int]:
+    """Examples per split. Every task needs at least two in each: one cannot be averaged, let alone compared."""
+    counts = {split: sum(example.split == split for example in examples) for split in ("search", "select", "test")}
+    for task in dict.fromkeys(example.task for example in examples):
+        for split in counts:
+            here = sum(example.task == task and example.split == split for example in examples)
+            if here < 2:
+                raise InputError(
+                    f"task `{task}` must have at least 2 examples in the {split} split, but has {here}; "
+                    "raise `limit`, change `splits`, or use a task with more documents."
+                )
+    return counts
+
+
+def _check_budget(job: JobFile, plan: Plan, search_examples: int) -> None:
+    budget, needed = job.search.budget, len(plan.baselines) + 1
+    if budget.trials is not None and budget.trials < needed:
+        raise InputError(
+            f"`search.budget.trials` must cover the {len(plan.baselines)} baselines and at least one candidate, "
+            f"{needed} trials, but is {budget.trials}."
+        )
+    if budget.examples is not None and budget.examples < needed * search_examples:
+        raise InputError(
+            f"`search.budget.examples` must cover {needed} trials of {search_examples} examples, "
+            f"{needed * search_examples} in all, but is {budget.examples}."
+        )
+
+
+def _needs(job: JobFile, checkpoint: "Checkpoint") -> Needs:
+    from merging.checkpoint import dtype_bytes
+
+    compute_bytes = sum(dtype_bytes(job.workers.dtype) * _size(shape) for shape in checkpoint.shapes.values())
+    largest = max(_size(shape) for shape in checkpoint.shapes.values()) * 4
+    streams = len(job.models.experts) + 2
+    worker = int(_PYTHON_AND_LIBRARIES + compute_bytes * (1 + _ACTIVATIONS) + largest * streams)
+    return Needs(
+        model_bytes=checkpoint.nbytes,
+        worker_memory_bytes=worker,
+        total_memory_bytes=worker * job.workers.count,
+        disk_bytes=int(checkpoint.nbytes * 1.05) + 50_000_000,
+    )
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
+
+
+def _check_workers(job: JobFile, needs: Needs) -> None:
+    if job.workers.torch_device() == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise InputError("`workers` asks for CUDA, but torch finds no CUDA device; set `device: cpu`, `gpus: 0`.")
+    memory = psutil.virtual_memory().available
+    if job.workers.torch_device() == "cpu" and needs.total_memory_bytes > memory:
+        raise InputError(
+            f"{job.workers.count} workers need about {gib(needs.total_memory_bytes)} of memory, but {gib(memory)} "
+            "is available; lower `workers.count`, or use `workers.dtype: bfloat16`."
+        )
+
+
+def _check_disk(needs: Needs, folder: Path) -> None:
+    free = shutil.disk_usage(nearest_existing(folder)).free
+    if needs.disk_bytes > free:
+        raise InputError(
+            f"the database, the report and one export need about {gib(needs.disk_bytes)} in {folder}, but {gib(free)} "
+            "is free; make room or choose another folder with --folder."
+        )
+
+
+def nearest_existing(folder: Path) -> Path:
+    """The folder itself, or the closest parent that exists."""
+    return next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
+
+
+def gib(count: float) -> str:
+    """Bytes for people: `1.5 GiB`, `12 MiB`."""
+    if count >= 2**30:
+        return f"{count / 2**30:.1f} GiB"
+    return f"{count / 2**20:.1f} MiB"
+
+
+def _notes(job: JobFile, evaluator: "Evaluator") -> list[str]:
+    """What a careful person would want to be told before the search starts."""
+    notes = []
+    if job.search.signal == "smooth":
+        notes.append("the search follows the smooth twin of each metric; tables show the metric itself.")
+    duplicates = getattr(evaluator, "dropped", {})
+    for reason, count in dict(duplicates).items():
+        if count:
+            notes.append(f"{count} documents left out: {reason}.")
+    if job.trust_task_code:
+        notes.append("`trust_task_code` is on: code in the task files runs here and on the workers.")
+    if job.trust_remote_code:
+        notes.append("`trust_remote_code` is on: code that comes with the models runs on the workers.")
+    return notes

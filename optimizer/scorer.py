@@ -1,0 +1,123 @@
+"""Get rounds scored by the workers and recorded exactly once, whatever dies meanwhile."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import structlog
+
+from evaluators.protocol import Outcome, Split
+from merging.recipe import Recipe
+from optimizer.pool import Answer, Pool, Unit
+
+log = structlog.get_logger()
+
+LOST_LIMIT = 3  # a recipe that takes three workers with it is broken itself
+
+
+class Interrupted(Exception):
+    """The search was asked to stop: `reason` is `interrupt` (resumable), `cancel`, or `lease` (another took over)."""
+
+    def __init__(self, reason: Literal["interrupt", "cancel", "lease"]) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Round:
+    """The examples of one split, scored together for one trial."""
+
+    trial: int
+    split: Split
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A round that has ended: its outcomes, or the reason why there are none."""
+
+    round: Round
+    outcomes: list[Outcome]
+    seconds: dict[str, float]
+    error: str | None = None
+
+
+@dataclass
+class Scorer:
+    """Feeds idle workers from a source of rounds and records what comes back before anyone hears of it.
+
+    `ids` gives the examples of a split. `record` stores a round's outcomes and raises where another coordinator has
+    taken over. `check` is called about once a second, renews the lease and raises `Interrupted` where the search
+    should stop.
+    """
+
+    pool: Pool
+    ids: Callable[[Split], Sequence[str]]
+    record: Callable[[Finished, str], None]
+    check: Callable[[], None]
+    _rounds: dict[str, Round] = field(default_factory=dict)
+    _lost: dict[str, int] = field(default_factory=dict)
+    _again: deque[Unit] = field(default_factory=deque)
+
+    def run(self, source: Callable[[], Round | None]) -> Iterator[Finished]:
+        """Every round the source gives, as it ends.
+
+        The source says None when it has nothing for now, and is asked again after each result; the run is over when
+        it has nothing and no round is under way.
+        """
+        while True:
+            self.check()
+            self._fill(source)
+            if not self._rounds:
+                return
+            for answer in self.pool.wait(1.0):
+                finished = self._settle(answer)
+                if finished is not None:
+                    yield finished
+
+    def _fill(self, source: Callable[[], Round | None]) -> None:
+        """Give every idle worker something to do, lost rounds first. A pool still starting up is asked again."""
+        while self._again and self.pool.idle():
+            self.pool.submit(self._again.popleft())
+        while self.pool.idle() or not self._rounds:
+            following = source()
+            if following is None:
+                return
+            unit = self._unit(following)
+            self._rounds[unit.key] = following
+            if self.pool.idle():
+                self.pool.submit(unit)
+            else:
+                self._again.append(unit)
+
+    def _unit(self, wanted: Round) -> Unit:
+        ids = tuple(self.ids(wanted.split))
+        key = f"{wanted.trial}/{wanted.split}"
+        return Unit(key=key, recipe=wanted.recipe.model_dump(mode="json"), ids=ids)
+
+    def _settle(self, answer: Answer) -> Finished | None:
+        """Record a round that ended; put it back in the queue where its worker was lost."""
+        key = answer.unit.key
+        wanted = self._rounds[key]
+        if answer.scored is not None:
+            finished = Finished(wanted, outcomes_from(answer.scored), answer.scored["seconds"], answer.scored["error"])
+            if finished.error is None:
+                self.record(finished, answer.worker)
+        else:
+            self._lost[key] = self._lost.get(key, 0) + 1
+            log.warning("worker lost", trial=wanted.trial, split=wanted.split, reason=answer.lost)
+            if self._lost[key] < LOST_LIMIT:
+                self._again.append(answer.unit)
+                return None
+            reason = f"{LOST_LIMIT} workers in a row were lost on this recipe; the last one: {answer.lost}"
+            finished = Finished(wanted, [], {}, reason)
+        del self._rounds[key]
+        self._lost.pop(key, None)
+        return finished
+
+
+def outcomes_from(scored: dict[str, Any]) -> list[Outcome]:
+    """A worker's columns as one outcome per example."""
+    columns = zip(scored["ids"], scored["metric"], scored["smooth"], scored["loglikelihood"], strict=True)
+    return [Outcome(name, metric, smooth, loglikelihood) for name, metric, smooth, loglikelihood in columns]

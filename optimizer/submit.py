@@ -1,0 +1,72 @@
+"""Take a job in: check everything, then write it to the database whole."""
+
+import getpass
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine
+
+from optimizer.errors import InputError
+from optimizer.examples import LedgerEntry
+from optimizer.jobs import Job, create_job, get_job, list_jobs
+from optimizer.preflight import Say, gib, preflight
+from optimizer.spec import JobFile
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job in the database; `fresh` is False where the very same job was there before."""
+
+    job: Job
+    fresh: bool
+
+
+def submit(database: Engine, spec: JobFile, folder: Path, say: Say, local: bool) -> Submitted:
+    """Put the job in the queue, or find it there.
+
+    Submitting the same job file twice is the same job: nothing is written the second time. Raises `InputError` where
+    a check fails, or where another job has the name already.
+    """
+    content = spec.model_dump(mode="json")
+    existing = next((job for job in list_jobs(database) if job.name == spec.name), None)
+    if existing is not None:
+        _refuse_another(existing, content)
+        return Submitted(existing, fresh=False)
+    checked = preflight(spec, folder, say, local)
+    for note in checked.notes:
+        say(f"Note: {note}")
+    plan = checked.plan
+    counts = ", ".join(f"{count} {split}" for split, count in plan.examples.items())
+    say(
+        f"Plan: {len(plan.space(spec).distributions())} coefficients, {len(plan.baselines)} baselines; "
+        f"examples: {counts}; {spec.workers.count} workers, about {gib(plan.needs.total_memory_bytes)} of memory; "
+        f"about {gib(plan.needs.disk_bytes)} of disk for an export"
+    )
+    job = create_job(
+        database,
+        spec.name,
+        spec=content,
+        plan=plan.model_dump(mode="json"),
+        folder=str(folder),
+        submitted_by=_user(),
+        examples=[LedgerEntry(example.id, example.task, example.split) for example in checked.examples],
+    )
+    return Submitted(get_job(database, job.id), fresh=True)
+
+
+def _refuse_another(existing: Job, content: dict[str, Any]) -> None:
+    if existing.spec == content:
+        return
+    keys = [key for key in content if existing.spec.get(key) != content[key]]
+    raise InputError(
+        f"A job's name stands for one job file, but `{existing.name}` was submitted with another {', '.join(keys)}. "
+        f"Give this one another name (--name), or go on with the old one: mergeopt resume {existing.name}"
+    )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # no entry for this user id, as in some containers
+        return "unknown"

@@ -1,0 +1,207 @@
+"""Put a job's rows, trials and outcomes together into what a report shows."""
+
+import importlib.metadata
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+import optuna
+
+from evaluators.aggregate import objectives
+from evaluators.protocol import Outcome, Split
+from optimizer.coordinator import label_of, recipe_of
+from optimizer.evidence import Evidence
+from optimizer.finish import Ending, baseline_trials
+from optimizer.jobs import Job
+from optimizer.plan import Plan
+from optimizer.results import Kind, Objective, Results, Standing, TaskInfo, TrialRow
+from optimizer.results import TrialState as RowState
+from optimizer.spec import JobFile
+from optimizer.statistics import Difference, differences_by_task, interval, paired_difference
+from optimizer.study import all_trials
+
+Scores = dict[str, dict[str, float]]  # task, then example id
+
+VERSIONS = ("mergeopt", "torch", "transformers", "lm_eval", "optuna", "ray", "cmaes")
+
+
+class Summary:
+    """Reads everything a report needs about one job; `results()` is the whole of it."""
+
+    def __init__(
+        self,
+        job: Job,
+        spec: JobFile,
+        plan: Plan,
+        study: optuna.Study,
+        evidence: Evidence,
+    ) -> None:
+        self._job, self._spec, self._plan, self._study = job, spec, plan, study
+        self._evidence, self._tasks = evidence, plan.tasks
+        self._trials = all_trials(study)
+
+    def results(self, ending: Ending | None, state: str, seconds: float, test_openings: int) -> Results:
+        """The job as it stands; `ending` is None until a winner has been chosen."""
+        winner = ending.winner if ending else None
+        test = self._standings(ending, [winner, *baseline_trials(self._study)], "test") if ending else []
+        return Results(
+            job=self._job.name,
+            state=state,
+            engine=self._spec.search.engine,
+            method=self._spec.method.name,
+            space=describe_space(self._spec, len(self._plan.space(self._spec).distributions())),
+            seed=self._spec.search.seed,
+            objectives=tuple(Objective(name) for name in self._spec.objectives()),
+            tasks=tuple(
+                TaskInfo(task.name, task.metric, task.weight, task.higher_is_better, task.objective)
+                for task in self._tasks
+            ),
+            splits=dict(self._plan.examples),
+            trials=tuple(self._row(trial) for trial in self._trials),
+            select=tuple(self._standings(ending, list(ending.finalists), "select") if ending else []),
+            test=tuple(test),
+            winner=winner,
+            optimism=self._optimism(winner),
+            test_openings=test_openings,
+            coefficients=self._coefficients(winner if winner is not None else self._leading()),
+            budget={k: float(v) for k, v in self._spec.search.budget.model_dump().items() if v is not None},
+            examples_scored=sum(trial.user_attrs.get("examples", 0) for trial in self._trials),
+            seconds=seconds,
+            versions={name: importlib.metadata.version(name) for name in VERSIONS},
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            base=self._spec.models.base.path if self._spec.models.base else None,
+            experts=tuple(self._spec.models.experts),
+            signal=self._spec.search.signal,
+            error=self._job.error,
+        )
+
+    def _row(self, trial: optuna.trial.FrozenTrial) -> TrialRow:
+        attributes = trial.user_attrs
+        scored = trial.state == optuna.trial.TrialState.COMPLETE
+        tasks = attributes.get("tasks", {}) if scored else {}
+        return TrialRow(
+            number=trial.number,
+            origin=attributes.get("origin", "search"),
+            label=label_of(trial),
+            state=_STATES[trial.state],
+            values=dict(zip(self._spec.objectives(), trial.values, strict=True)) if scored else {},
+            tasks={
+                task: {name: value for name, value in means.items() if value is not None}
+                for task, means in tasks.items()
+            },
+            parameters=dict(trial.params),
+            digest=attributes.get("digest", ""),
+            examples=attributes.get("examples", 0),
+            seconds=attributes.get("seconds", 0.0),
+            error=attributes.get("error"),
+            started=_iso(trial.datetime_start),
+            finished=_iso(trial.datetime_complete),
+        )
+
+    def _standings(self, ending: Ending, numbers: Sequence[int | None], split: Split) -> list[Standing]:
+        """The models that were scored on the split, the winner first, compared with it example by example."""
+        rng = np.random.default_rng([self._spec.search.seed, len(split)])
+        scored = {n: self._evidence.outcomes(n, split) for n in dict.fromkeys(numbers) if n is not None}
+        winners = scored.pop(ending.winner, None)
+        if winners is None:
+            return []
+        rest = {number: outcomes for number, outcomes in scored.items() if outcomes is not None}
+        found = [self._standing(ending.winner, "winner", winners, None, rng)]
+        for number, outcomes in rest.items():
+            kind: Kind = self._trials[number].user_attrs.get("kind", "finalist")
+            found.append(self._standing(number, kind, outcomes, winners, rng))
+        return found
+
+    def _standing(
+        self,
+        number: int,
+        kind: Kind,
+        outcomes: list[Outcome],
+        winners: list[Outcome] | None,
+        rng: np.random.Generator,
+    ) -> Standing:
+        here, best = self._by_task(outcomes), self._by_task(winners) if winners is not None else None
+        trial = self._trials[number]
+        return Standing(
+            trial=number,
+            label=label_of(trial),
+            origin=trial.user_attrs.get("origin", "search"),
+            kind=kind,
+            objectives={
+                name: interval({task: list(rows.values()) for task, rows in turned.items()}, weights, rng)
+                for name, weights, turned in self._objectives(here)
+            },
+            tasks={task: interval({task: list(here[task].values())}, {task: 1.0}, rng) for task in here},
+            difference=self._differences(best, here, rng) if best is not None else None,
+            task_difference=differences_by_task(best, here, rng) if best is not None else None,
+        )
+
+    def _differences(self, best: Scores, other: Scores, rng: np.random.Generator) -> dict[str, Difference]:
+        """The winner minus the other, per objective."""
+        pairs = zip(self._objectives(best), self._objectives(other), strict=True)
+        return {name: paired_difference(ours, theirs, weights, rng) for (name, weights, ours), (_, _, theirs) in pairs}
+
+    def _by_task(self, outcomes: list[Outcome]) -> dict[str, dict[str, float]]:
+        grouped = self._evidence.by_task(outcomes)
+        return {task: {outcome.id: outcome.metric for outcome in rows} for task, rows in grouped.items()}
+
+    def _objectives(self, scores: Scores) -> list[tuple[str, dict[str, float], Scores]]:
+        """Each objective with its tasks' weights and scores, turned so that larger is better."""
+        found = []
+        for name in self._spec.objectives():
+            tasks = [task for task in self._tasks if task.objective == name]
+            signs = {task.name: 1.0 if task.higher_is_better else -1.0 for task in tasks}
+            turned = {
+                task: {example: sign * value for example, value in scores[task].items()} for task, sign in signs.items()
+            }
+            found.append((name, {task.name: task.weight for task in tasks}, turned))
+        return found
+
+    def _optimism(self, winner: int | None) -> float | None:
+        """The winner's search score minus its test score, both by the metric, on the first objective."""
+        if winner is None:
+            return None
+        search, test = (self._evidence.outcomes(winner, split) for split in ("search", "test"))
+        if search is None or test is None:
+            return None
+        name = self._spec.objectives()[0]
+        return objectives(search, self._tasks)[name] - objectives(test, self._tasks)[name]
+
+    def _leading(self) -> int | None:
+        """The best trial of an unfinished job, by what the study was told."""
+        scored = [trial for trial in self._trials if trial.state == optuna.trial.TrialState.COMPLETE]
+        return max(scored, key=lambda trial: (sum(trial.values), -trial.number)).number if scored else None
+
+    def _coefficients(self, number: int | None) -> dict[str, dict[str, float]]:
+        if number is None:
+            return {}
+        recipe = recipe_of(self._trials[number], self._plan.space(self._spec))
+        names = self._plan.coefficient_names if recipe.method == self._spec.method.name else tuple(recipe.experts)
+        return {group: dict(zip(names, row, strict=True)) for group, row in recipe.coefficients.items()}
+
+
+_STATES: dict[optuna.trial.TrialState, RowState] = {
+    optuna.trial.TrialState.WAITING: "waiting",
+    optuna.trial.TrialState.RUNNING: "running",
+    optuna.trial.TrialState.COMPLETE: "complete",
+    optuna.trial.TrialState.FAIL: "failed",
+    optuna.trial.TrialState.PRUNED: "failed",
+}
+
+
+def describe_space(spec: JobFile, parameters: int) -> str:
+    """The space in a few words: `layerwise, attention+norms / mlp, [0, 1], 30 parameters`."""
+    space = spec.space.model_dump(exclude_defaults=True)
+    space.pop("granularity", None)
+    low, high = spec.space.bounds
+    details = [
+        f"{key} {'/'.join(value) if isinstance(value, tuple | list) else value}"
+        for key, value in space.items()
+        if key != "bounds"
+    ]
+    return ", ".join([spec.space.granularity, *details, f"[{low:g}, {high:g}]", f"{parameters} parameters"])
+
+
+def _iso(moment: datetime | None) -> str | None:
+    """Optuna gives times without a zone, in the reader's own."""
+    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="seconds")

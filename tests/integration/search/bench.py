@@ -1,0 +1,174 @@
+"""A search without models: a real study and database, and a pool that scores recipes by a formula."""
+
+import hashlib
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from evaluators.protocol import Task
+from merging.groups import Group
+from merging.recipe import Recipe, Source
+from optimizer.coordinator import Coordinator
+from optimizer.database import open_database
+from optimizer.engines import ENGINES
+from optimizer.evidence import Evidence
+from optimizer.examples import LedgerEntry, read_ledger
+from optimizer.jobs import Job, claim, create_job, requeue
+from optimizer.owners import new_owner
+from optimizer.plan import Needs, Plan, baselines
+from optimizer.pool import Answer, Unit
+from optimizer.progress import PlainLines
+from optimizer.scorer import Scorer
+from optimizer.spec import JobFile
+from optimizer.study import open_storage, open_study
+from search_spaces.spec import bind
+
+EXPERTS = ("north", "south")
+GROUPS = [Group(layer, module) for layer in (0, 1) for module in ("attention", "mlp")] + [Group(None, "head")]
+TASKS = ("north_task", "south_task")
+PER_SPLIT = 20
+
+
+def job_file(**changes: Any) -> JobFile:
+    """A valid job; `changes` replace its top-level keys."""
+    content: dict[str, Any] = {
+        "name": "bench",
+        "models": {"base": "base", "experts": {name: name for name in EXPERTS}},
+        "space": {"granularity": "layerwise"},
+        "evaluate": {"tasks": list(TASKS)},
+        "search": {"engine": "cma-es", "budget": {"trials": 40}},
+    }
+    return JobFile.model_validate(content | changes)
+
+
+def plan_of(job: JobFile) -> Plan:
+    """What preflight would have made of the job, had there been models."""
+    template = Recipe(
+        method=job.method.name,
+        base=Source(path="base", fingerprint="b"),
+        experts={name: Source(path=name, fingerprint=name) for name in EXPERTS},
+        coefficients={},
+        structure=job.method.structure,
+    )
+    space = bind(job.space, template, GROUPS, EXPERTS)
+    found = baselines(job, template, GROUPS, space)
+    return Plan(
+        template=template,
+        groups=tuple((group.layer, group.module) for group in GROUPS),
+        coefficient_names=EXPERTS,
+        baselines=tuple(found),
+        start=next(one.parameters for one in found if one.label == "uniform average"),
+        tasks=tuple(Task(name, "acc", True, 1.0, objective) for name, objective in _objectives(job).items()),
+        examples=dict.fromkeys(("search", "select", "test"), PER_SPLIT * len(TASKS)),
+        needs=Needs(model_bytes=1, worker_memory_bytes=1, total_memory_bytes=1, disk_bytes=1),
+    )
+
+
+def _objectives(job: JobFile) -> dict[str, str]:
+    return {task.task: task.objective for task in job.evaluate.tasks}
+
+
+def formula(recipe: dict[str, Any], example: str) -> float:
+    """1 where the example's own threshold is under the recipe's quality, 0 where not: noisy, yet always the same."""
+    target = {"north": 0.7, "south": 0.4}
+    distance = sum(
+        (weight - target[name]) ** 2
+        for row in recipe["coefficients"].values()
+        for name, weight in zip(recipe["experts"], row, strict=False)
+    )
+    threshold = int(hashlib.sha256(example.encode()).hexdigest()[:8], 16) / 2**32
+    return float(math.exp(-6 * distance / len(recipe["coefficients"])) > threshold)
+
+
+@dataclass
+class FormulaPool:
+    """Workers that answer in the order they were asked. `answer` may replace what a unit comes back with."""
+
+    workers: int = 1
+    answer: Callable[[Unit], Answer | None] = lambda _: None
+    asked: list[Unit] = field(default_factory=list)
+    _queue: deque[Unit] = field(default_factory=deque)
+
+    def idle(self) -> int:
+        return self.workers - len(self._queue)
+
+    def submit(self, unit: Unit) -> None:
+        assert self.idle() > 0
+        self.asked.append(unit)
+        self._queue.append(unit)
+
+    def wait(self, seconds: float) -> list[Answer]:  # noqa: ARG002 - a formula never takes long
+        if not self._queue:
+            return []
+        unit = self._queue.popleft()
+        return [self.answer(unit) or scored(unit)]
+
+
+def scored(unit: Unit, error: str | None = None) -> Answer:
+    """What a worker says of a unit."""
+    ids = [] if error else list(unit.ids)
+    values = [formula(unit.recipe, example) for example in ids]
+    blank: list[float | None] = [None] * len(ids)
+    columns = {"ids": ids, "metric": values, "smooth": blank, "loglikelihood": blank}
+    return Answer(unit, {**columns, "seconds": {"score": 0.01}, "digest": "", "error": error}, "worker-1")
+
+
+@dataclass
+class Bench:
+    """One job in one database; every `attempt` claims it anew, as a restarted process would."""
+
+    folder: Path
+    job: JobFile = field(default_factory=job_file)
+
+    def __post_init__(self) -> None:
+        self.plan = plan_of(self.job)
+        self.url = f"sqlite:///{self.folder / 'bench.db'}"
+        self.database = open_database(self.url)
+        ledger = [
+            LedgerEntry(f"{task}:{split}{number}", task, split)
+            for task in TASKS
+            for split in ("search", "select", "test")
+            for number in range(PER_SPLIT)
+        ]
+        spec, plan = self.job.model_dump(mode="json"), self.plan.model_dump(mode="json")
+        create_job(self.database, self.job.name, spec, plan, str(self.folder), "tester", ledger)
+
+    def study(self) -> optuna.Study:
+        return open_study(open_storage(self.url), self.job.name, self.job.objectives())
+
+    def attempt(self, pool: FormulaPool, check: Callable[[], None] = lambda: None) -> "Attempt":
+        """Claim the job with a process of its own: new study, new engine, new evidence."""
+        requeue(self.database, self.job.name)
+        held = claim(self.database, self.job.name, new_owner(), 60.0)
+        return Attempt(self, held, pool, check)
+
+
+class Attempt:
+    """One process's hold on the job."""
+
+    def __init__(self, bench: Bench, held: Job, pool: FormulaPool, check: Callable[[], None]) -> None:
+        self.study = bench.study()
+        self.evidence = Evidence(bench.database, held.id, held.attempt, read_ledger(bench.database, held.id))
+        self.scorer = Scorer(pool, self.evidence.ids, self.evidence.record, check)
+        search = bench.job.search
+        engine = ENGINES[search.engine](
+            self.study,
+            bench.plan.space(bench.job).distributions(),
+            seed=search.seed,
+            workers=pool.workers,
+            start=bench.plan.start,
+        )
+        self.coordinator = Coordinator(
+            job=bench.job,
+            plan=bench.plan,
+            study=self.study,
+            engine=engine,
+            scorer=self.scorer,
+            progress=PlainLines(),
+            recorded=lambda trial: self.evidence.outcomes(trial, "search"),
+        )
