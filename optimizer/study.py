@@ -1,0 +1,285 @@
+"""A job's trials in Optuna's tables: opened and told by one coordinator, readable by the dashboard."""
+
+import math
+import random
+import time
+import warnings
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any, TypeVar
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from sqlalchemy import URL, Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from optimizer.database import engine_arguments, masked, normalise_url, retrying
+from optimizer.errors import InputError
+
+LONGEST_NAME = 512  # Optuna's columns; PostgreSQL refuses more with a misleading message
+_CREATION_ATTEMPTS = 8
+_Answer = TypeVar("_Answer")
+
+
+def open_storage(url: str) -> RDBStorage:
+    """Optuna's tables in the database at `url`, made on first use; safe to call in several processes at once.
+
+    SQLite is put in WAL mode with `synchronous=NORMAL`; PostgreSQL goes through psycopg and tests a pooled
+    connection before it is used. Raises `InputError`, without the password, for a URL that cannot be read or a
+    database that cannot be opened.
+    """
+    address = normalise_url(url)
+    options = engine_arguments(address)
+    if address.drivername == "sqlite":
+        options["pool_events"] = [(_set_pragmas, "connect")]
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # its line per study and trial says nothing new
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            return RDBStorage(address.render_as_string(hide_password=False), engine_kwargs=dict(options))
+        except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
+            if attempt == _CREATION_ATTEMPTS or not _made_by_another(error):
+                raise InputError(_cannot_open(address, error)) from None
+            time.sleep(0.05 * 2**attempt * random.random())
+
+
+def open_study(storage: RDBStorage, name: str, objectives: Sequence[str]) -> optuna.Study:
+    """The study of that name, made on first use; every objective is maximised.
+
+    Raises `InputError` where a study of that name has other objectives, or the name is too long.
+    """
+    if not 0 < len(name) <= LONGEST_NAME:
+        raise InputError(f"A study's name must have 1 to {LONGEST_NAME} characters, but has {len(name)}.")
+    if not objectives or len(dict.fromkeys(objectives)) != len(objectives):
+        raise InputError(f"A study needs objectives with names of their own, but got {list(objectives)}.")
+    return _patiently(storage.engine, lambda: _open_study(storage, name, list(objectives)))
+
+
+def _open_study(storage: RDBStorage, name: str, objectives: list[str]) -> optuna.Study:
+    study = optuna.create_study(
+        storage=storage,
+        study_name=name,
+        directions=["maximize"] * len(objectives),
+        load_if_exists=True,
+        sampler=optuna.samplers.RandomSampler(),  # never asked: engines propose, this study only records
+    )
+    if study.metric_names is None and len(study.directions) == len(objectives):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(objectives)
+    if study.metric_names != objectives:
+        raise InputError(
+            f"The study {name!r} has the objectives {study.metric_names}, not {objectives}; use another job name."
+        )
+    return study
+
+
+def all_trials(study: optuna.Study, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+    """Every trial in order of number, also those without parameters. They are not copies: only read them."""
+    return _patiently(_engine(study), lambda: study.get_trials(deepcopy=False, states=states))
+
+
+def points(
+    study: optuna.Study, distributions: Mapping[str, BaseDistribution], states: Container[TrialState]
+) -> list[FrozenTrial]:
+    """The trials that are points of this space, in order of number: what an engine learns from.
+
+    A baseline that the space cannot express has no parameters, so it is not among them.
+    """
+    return [trial for trial in all_trials(study, states) if trial.distributions == distributions]
+
+
+def running(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that were opened and not told: after a crash, the ones to run again."""
+    return all_trials(study, states=(TrialState.RUNNING,))
+
+
+def enqueue_baseline(
+    study: optuna.Study, parameters: Mapping[str, float] | None, user_attrs: Mapping[str, Any]
+) -> None:
+    """Queue a trial. Without parameters it must carry its `recipe` in `user_attrs`."""
+    if parameters is None and "recipe" not in user_attrs:
+        raise ValueError(
+            f"a trial without parameters must carry its `recipe`, but has only {list(user_attrs)}; "
+            "add the recipe as JSON."
+        )
+    trial = create_trial(
+        state=TrialState.WAITING,
+        user_attrs=dict(user_attrs),
+        system_attrs={} if parameters is None else {"fixed_params": dict(parameters)},
+    )
+    _patiently(_engine(study), lambda: study.add_trial(trial))
+
+
+def open_waiting(study: optuna.Study, distributions: Mapping[str, BaseDistribution]) -> Trial | None:
+    """Open the first queued trial, None where none waits.
+
+    A trial that carries a `recipe` is opened without parameters. A trial that is neither that nor a point of
+    the space (queued by hand, say) FAILs with its reason, and the next one is looked at.
+    """
+    for waiting in all_trials(study, states=(TrialState.WAITING,)):
+        parameters = None
+        if "recipe" not in waiting.user_attrs:
+            parameters = waiting.system_attrs.get("fixed_params", {})
+            complaint = _misfit(parameters, distributions)
+            if complaint is not None:
+                _finish(study, waiting, TrialState.FAIL, None, {"error": complaint})
+                continue
+        return _start(study, waiting, parameters, distributions)
+    return None
+
+
+def open_point(
+    study: optuna.Study,
+    parameters: Mapping[str, float],
+    distributions: Mapping[str, BaseDistribution],
+    user_attrs: Mapping[str, Any],
+    system_attrs: Mapping[str, Any] | None = None,
+) -> Trial:
+    """A new running trial with these parameters, in one transaction: it is there whole, or not at all."""
+    template = create_trial(
+        state=TrialState.RUNNING,
+        params={name: parameters[name] for name in distributions},
+        distributions=dict(distributions),
+        user_attrs=dict(user_attrs),
+        system_attrs=dict(system_attrs or {}),
+    )
+    template._validate()
+    engine, storage = _engine(study), study._storage
+    identity = _patiently(engine, lambda: storage.create_new_trial(study._study_id, template_trial=template))
+    return _patiently(engine, lambda: Trial(study, identity))
+
+
+def tell(
+    study: optuna.Study,
+    number: int,
+    values: Sequence[float] | None,
+    error: str | None = None,
+    attributes: Mapping[str, Any] | None = None,
+) -> None:
+    """Record a trial's result once: its values, or FAIL with the reason in the user attribute `error`.
+
+    `attributes` become user attributes. Raises ValueError where the trial is not running, and where a value is
+    not finite (Optuna itself accepts infinity) or there are more or fewer of them than objectives.
+    """
+    if (values is None) == (error is None):
+        raise ValueError(f"trial {number} needs values or an error, one of them, but got {values} and {error!r}.")
+    trial = all_trials(study)[number]
+    if trial.state != TrialState.RUNNING:
+        raise ValueError(f"only a running trial can be told, but trial {number} is {trial.state.name}.")
+    if values is None:
+        _finish(study, trial, TrialState.FAIL, None, {**(attributes or {}), "error": error})
+        return
+    if len(values) != len(study.directions) or not all(math.isfinite(value) for value in values):
+        raise ValueError(
+            f"trial {number} needs {len(study.directions)} finite values, but was told {list(values)}; tell it failed."
+        )
+    _finish(study, trial, TrialState.COMPLETE, [float(value) for value in values], attributes or {})
+
+
+def _finish(
+    study: optuna.Study,
+    trial: FrozenTrial,
+    state: TrialState,
+    values: list[float] | None,
+    attributes: Mapping[str, Any],
+) -> None:
+    """Attributes, then state: a finished trial takes no more. `trial` is not finished when this is called."""
+    storage = study._storage
+
+    def record() -> None:
+        now = storage.get_trial(trial._trial_id)
+        if (now.state, now.values) == (state, values):
+            return  # an attempt before this one was committed, only its answer was lost
+        for key, value in attributes.items():
+            storage.set_trial_user_attr(trial._trial_id, key, value)
+        storage.set_trial_state_values(trial._trial_id, state=state, values=values)
+
+    _patiently(_engine(study), record)
+
+
+def _start(
+    study: optuna.Study,
+    waiting: FrozenTrial,
+    parameters: Mapping[str, float] | None,
+    distributions: Mapping[str, BaseDistribution],
+) -> Trial:
+    """Parameters, then state: whoever is killed in between leaves a queued trial, not half a running one."""
+    storage = study._storage
+
+    def start() -> Trial:
+        now = storage.get_trial(waiting._trial_id)
+        for name, value in (parameters or {}).items():
+            if name not in now.params:
+                internal = distributions[name].to_internal_repr(value)
+                storage.set_trial_param(waiting._trial_id, name, internal, distributions[name])
+        if now.state == TrialState.WAITING:  # it may be running by an attempt whose answer was lost
+            storage.set_trial_state_values(waiting._trial_id, state=TrialState.RUNNING)
+        return Trial(study, waiting._trial_id)
+
+    return _patiently(_engine(study), start)
+
+
+def _misfit(parameters: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> str | None:
+    """Why these parameters are no point of the space, None where they are."""
+    for name in parameters:
+        if name not in distributions:
+            return f"the space has no parameter {name!r}; it has {', '.join(distributions)}."
+    for name, distribution in distributions.items():
+        if name not in parameters:
+            return f"every parameter needs a value, but {name!r} has none."
+        value = parameters[name]
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or not distribution._contains(distribution.to_internal_repr(value)):
+            return f"`{name}` must be in {distribution}, but is {value!r}."
+    return None
+
+
+def _engine(study: optuna.Study) -> Engine:
+    """The SQLAlchemy engine below the cache that Optuna puts around every database."""
+    backend: RDBStorage = study._storage._backend  # type: ignore[attr-defined]
+    return backend.engine
+
+
+@retrying
+def _patiently(_engine: Engine, call: Callable[[], _Answer]) -> _Answer:
+    """Call again while the database is away; raises `DatabaseAway` in the end. `call` must bear repeating."""
+    try:
+        return call()
+    except StorageInternalError as error:
+        # Optuna hides what happened behind a text about invalid data; the cause says whether waiting helps.
+        if isinstance(error.__cause__, DBAPIError):
+            raise error.__cause__ from None
+        raise
+
+
+def _set_pragmas(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    if cursor.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+        cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.close()
+
+
+def _made_by_another(error: Exception) -> bool:
+    """Whether another process made the tables between our look and our try, so that trying again helps."""
+    text = f"{error} {error.__cause__}".lower()
+    racing = ("already exists", "duplicate key", "unique constraint", "database is locked")
+    return any(phrase in text for phrase in racing)
+
+
+def _cannot_open(address: URL, error: Exception) -> str:
+    """The database and the reason, never the password."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    reason = " ".join(str(getattr(cause, "orig", None) or cause).split())
+    if address.password:
+        reason = reason.replace(str(address.password), "***")
+    advice = (
+        "check that its folder exists and can be written to"
+        if address.drivername == "sqlite"
+        else "check that the server runs and that the user may create tables in it"
+    )
+    return f"The database {masked(address)} cannot be opened ({reason}); {advice}."
