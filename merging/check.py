@@ -1,0 +1,100 @@
+"""Check a recipe against its method and the model's groups, before any weight is read."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import ValidationError
+
+from merging.errors import MergeError
+from merging.frozen import Frozen
+from merging.groups import Group
+from merging.methods import METHODS, Method
+from merging.recipe import Recipe
+from merging.yaml_file import suggest
+
+
+def check_recipe(recipe: Recipe, groups: Iterable[Group]) -> None:
+    """Refuse what the method cannot do, and coefficients that are not one full row for every group.
+
+    Raises `MergeError`.
+    """
+    structure = check_method(recipe)
+    method = METHODS[recipe.method]
+    names = [group.name for group in groups]
+    for group in recipe.coefficients:
+        if group not in names:
+            raise MergeError(f"the model has no group `{group}`; {suggest(group, names)}.")
+    missing = [group for group in names if group not in recipe.coefficients]
+    if missing:
+        raise MergeError(
+            f"every group must have a row of coefficients, but {len(missing)} of {len(names)} have none, "
+            f"first `{missing[0]}`."
+        )
+    wanted = method.coefficients(tuple(recipe.experts))
+    for group in names:
+        _check_row(group, recipe.coefficients[group], wanted, method, structure, len(recipe.experts))
+
+
+def check_method(recipe: Recipe) -> Frozen:
+    """The recipe's settings, checked and with defaults filled in; its coefficients are not looked at.
+
+    Raises `MergeError` where the method is unknown, does not fit the number of models, or refuses a setting.
+    """
+    method = METHODS.get(recipe.method)
+    if method is None:
+        raise MergeError(f"there is no method `{recipe.method}`; {suggest(recipe.method, list(METHODS))}.")
+    if method.needs_base and recipe.base is None:
+        raise MergeError(
+            f"`{method.name}` adds to a base, but the recipe has none; name a `base`, or use `linear` to average."
+        )
+    _check_count(recipe, method)
+    return _structure(recipe, method)
+
+
+def _check_count(recipe: Recipe, method: Method) -> None:
+    experts = len(recipe.experts)
+    models = experts + (recipe.base is not None)
+    if experts < method.min_experts:
+        raise MergeError(f"`{method.name}` must have at least {method.min_experts} expert, but has {experts}.")
+    if method.max_experts is not None and experts > method.max_experts:
+        raise MergeError(f"`{method.name}` must have at most {method.max_experts} experts, but has {experts}.")
+    if models < method.min_models:
+        raise MergeError(
+            f"`{method.name}` must have at least {method.min_models} models, base included, but has {models}."
+        )
+
+
+def _structure(recipe: Recipe, method: Method) -> Frozen:
+    try:
+        return method.structure.model_validate(recipe.structure)
+    except ValidationError as error:
+        raise MergeError("\n".join(_explain(problem, method) for problem in error.errors())) from None
+
+
+def _explain(problem: Any, method: Method) -> str:
+    setting = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = list(method.structure.model_fields)
+        there_is = suggest(setting, known) if known else "it has no settings"
+        return f"`{method.name}` has no setting `{setting}`; {there_is}."
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"`{method.name}`: {f'`{setting}`: ' if setting else ''}{message}, but got {problem['input']!r}."
+
+
+def _check_row(
+    group: str,
+    row: tuple[float, ...],
+    wanted: tuple[str, ...],
+    method: Method,
+    structure: Frozen,
+    experts: int,
+) -> None:
+    if len(row) != len(wanted):
+        if len(wanted) == experts:
+            rule = f"one weight per expert, but got {len(row)} weights for {experts} experts"
+        else:
+            rule = f"one number for each of {', '.join(wanted)}, but got {len(row)}"
+        raise MergeError(f"`{group}` must have {rule}.")
+    error = method.row_error(row, structure)
+    if error is not None:
+        raise MergeError(f"`{group}`: {error}.")

@@ -1,0 +1,222 @@
+"""One opened model folder: names, shapes and dtypes at once, tensors by memory map."""
+
+import hashlib
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from merging.errors import CheckpointError
+from merging.hash_cache import remembered
+from merging.locate import locate
+from merging.recipe import Source
+from merging.tied import tied_head
+from merging.weight_files import INDEX, read_json, weight_files
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Checkpoint", "CheckpointError", "dtype_bytes", "file_hashes", "fingerprint", "open_checkpoint"]
+
+# safetensors' name for a dtype, torch's name for it, bytes per element
+_DTYPES = {
+    "F64": ("float64", 8),
+    "F32": ("float32", 4),
+    "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2),
+    "I64": ("int64", 8),
+    "I32": ("int32", 4),
+    "I16": ("int16", 2),
+    "I8": ("int8", 1),
+    "U64": ("uint64", 8),
+    "U32": ("uint32", 4),
+    "U16": ("uint16", 2),
+    "U8": ("uint8", 1),
+    "BOOL": ("bool", 1),
+}
+_BYTES = dict(_DTYPES.values())
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A model folder whose weight files have been found whole.
+
+    `names` are sorted and leave out a head that is tied to the embeddings. `shapes` and `dtypes` (torch's
+    names: `bfloat16`) have every name; `nbytes` is the size of them all. `files` are the weight files.
+    `from_hub` says that `source.path` is a Hub id and not a path.
+    """
+
+    source: Source
+    folder: Path
+    from_hub: bool
+    config: dict[str, Any]
+    files: tuple[str, ...]
+    names: tuple[str, ...]
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str]
+    nbytes: int
+    _home: dict[str, str] = field(repr=False)
+    _handles: dict[str, Any] = field(repr=False, default_factory=dict)
+    _lock: threading.Lock = field(repr=False, default_factory=threading.Lock)
+
+    def tensor(self, name: str) -> "Tensor":
+        """The tensor as it is stored. It is backed by the mapped file: never write to it.
+
+        Raises `KeyError` where the checkpoint has no such tensor.
+        """
+        file = self._home[name]
+        with self._lock:
+            if file not in self._handles:
+                self._handles[file] = safe_open(self.folder / file, framework="pt")
+            tensor: Tensor = self._handles[file].get_tensor(name)
+        return tensor
+
+    def is_float(self, name: str) -> bool:
+        """Whether the tensor takes part in a merge; whole numbers and booleans do not."""
+        return self.dtypes[name] in FLOATS
+
+
+def open_checkpoint(source: Source) -> Checkpoint:
+    """Open a local folder, or a Hub repository at a revision, reading headers only.
+
+    Raises `CheckpointError` where the folder is missing, holds no safetensors, is quantized, is damaged, or
+    ties head and embeddings that are not equal.
+    """
+    folder, from_hub = locate(source)
+    files, index = weight_files(folder)
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder}: must hold a config.json, but holds none; give the model's own folder.")
+    config = read_json(folder / "config.json")
+    if "quantization_config" in config:
+        raise CheckpointError(
+            f"{folder}: the weights are quantized, and packed numbers cannot be averaged; merge the "
+            "unquantized models and quantize the result."
+        )
+    headers = {file: _header(folder / file) for file in files}
+    if index is not None:
+        _check_index(folder, index, headers)
+    home = {name: file for file, header in headers.items() for name in header}
+    facts = {name: headers[file][name] for name, file in home.items()}
+    opened = _checkpoint(source, folder, from_hub, config, files, home, facts)
+    head = tied_head(opened)
+    if head is None:
+        return opened
+    del facts[head]
+    return _checkpoint(source, folder, from_hub, config, files, home, facts)
+
+
+def dtype_bytes(dtype: str) -> int:
+    """Bytes per element of a dtype by torch's name, `bfloat16` say."""
+    return _BYTES[dtype]
+
+
+def fingerprint(
+    checkpoint: Checkpoint,
+    cache: Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> str:
+    """A hash of the weights themselves: sha256 over every tensor's name, dtype, shape and bytes, sorted.
+
+    It does not depend on how the weights are cut into files. Hashes are remembered per file (see
+    `merging.hash_cache`); `on_progress(done, files)` is called after each file.
+    """
+    digests: dict[str, str] = {}
+    for done, file in enumerate(checkpoint.files, start=1):
+        digests |= remembered(checkpoint.folder / file, "tensors", partial(_tensor_digests, checkpoint, file), cache)
+        if on_progress is not None:
+            on_progress(done, len(checkpoint.files))
+    whole = hashlib.sha256()
+    for name in checkpoint.names:
+        line = [name, checkpoint.dtypes[name], str(checkpoint.shapes[name]), digests[name]]
+        whole.update("\0".join(line).encode() + b"\n")
+    return whole.hexdigest()
+
+
+def file_hashes(checkpoint: Checkpoint, cache: Path | None = None) -> dict[str, str]:
+    """The sha256 of every weight file, index and config: what a lineage record names."""
+    names = [*checkpoint.files, "config.json"]
+    if (checkpoint.folder / INDEX).is_file() and len(checkpoint.files) > 1:
+        names.append(INDEX)
+    paths = {name: checkpoint.folder / name for name in sorted(names)}
+    return {name: remembered(path, "sha256", partial(_sha256, path), cache) for name, path in paths.items()}
+
+
+def _checkpoint(
+    source: Source,
+    folder: Path,
+    from_hub: bool,
+    config: dict[str, Any],
+    files: tuple[str, ...],
+    home: dict[str, str],
+    facts: dict[str, tuple[tuple[int, ...], str]],
+) -> Checkpoint:
+    return Checkpoint(
+        source=source,
+        folder=folder,
+        from_hub=from_hub,
+        config=config,
+        files=files,
+        names=tuple(sorted(facts)),
+        shapes={name: facts[name][0] for name in sorted(facts)},
+        dtypes={name: facts[name][1] for name in sorted(facts)},
+        nbytes=sum(math.prod(shape) * _BYTES[dtype] for shape, dtype in facts.values()),
+        _home=home,
+    )
+
+
+def _header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of every tensor in a file. Opening it also checks that no byte is missing."""
+    found = {}
+    try:
+        with safe_open(file, framework="np") as opened:  # numpy, because headers need no torch
+            for name in opened.keys():  # noqa: SIM118 - not a mapping
+                part = opened.get_slice(name)
+                found[name] = (tuple(part.get_shape()), part.get_dtype())
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file}: is not a whole safetensors file ({error}); download it again.") from error
+    strange = {name: dtype for name, (_, dtype) in found.items() if dtype not in _DTYPES}
+    if strange:
+        name, dtype = next(iter(strange.items()))
+        raise CheckpointError(
+            f"{file}: `{name}` is stored as {dtype}, which cannot be averaged; "
+            f"there is: {', '.join(_DTYPES)}. Merge the unquantized models and quantize the result."
+        )
+    return {name: (shape, _DTYPES[dtype][0]) for name, (shape, dtype) in found.items()}
+
+
+def _check_index(folder: Path, index: dict[str, str], headers: dict[str, dict[str, Any]]) -> None:
+    lacking = [name for name, file in index.items() if name not in headers[file]]
+    if lacking:
+        raise CheckpointError(
+            f"{folder / INDEX}: names {len(lacking)} tensors that their shards lack, first `{lacking[0]}` in "
+            f"{index[lacking[0]]}; download the folder again."
+        )
+    for file, header in headers.items():
+        stray = [name for name in header if index.get(name) != file]
+        if stray:
+            raise CheckpointError(
+                f"{folder / file}: holds {len(stray)} tensors that the index does not put there, "
+                f"first `{stray[0]}`; shards of two models may be mixed, download the folder again."
+            )
+
+
+def _tensor_digests(checkpoint: Checkpoint, file: str) -> dict[str, str]:
+    import torch
+
+    digests = {}
+    for name in sorted(name for name, home in checkpoint._home.items() if home == file):
+        stored = checkpoint.tensor(name).reshape(-1).view(torch.uint8)
+        view: Any = stored.numpy()  # numpy's types do not tell that an array is a buffer
+        digests[name] = hashlib.sha256(view).hexdigest()
+    return digests
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

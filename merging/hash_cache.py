@@ -1,0 +1,60 @@
+"""Remember hashes of large files for as long as their size and modification time stay the same."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def user_cache() -> Path:
+    """`$XDG_CACHE_HOME/mergeopt/hashes.json`, under `~/.cache` where that is not set."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "mergeopt" / "hashes.json"
+
+
+def remembered(file: Path, kind: str, compute: Callable[[], Any], cache: Path | None = None) -> Any:
+    """`compute()`, or what it gave last time for this file as it still is. The value must be JSON.
+
+    Two processes may write at once: one of the new entries is then lost and computed again, never mixed up.
+    """
+    cache = cache or user_cache()
+    real = file.resolve()
+    stat = real.stat()
+    stamp = [stat.st_size, stat.st_mtime_ns]
+    entry = _read(cache).get(str(real), {})
+    if entry.get("stamp") == stamp and kind in entry:
+        return entry[kind]
+    value = compute()
+    entries = _read(cache)
+    kept = entries.get(str(real), {})
+    entries[str(real)] = {**(kept if kept.get("stamp") == stamp else {}), "stamp": stamp, kind: value}
+    _write(cache, entries)
+    return value
+
+
+def _read(cache: Path) -> dict[str, dict[str, Any]]:
+    """What is remembered. A file that cannot be read is an empty one: all in it can be computed again."""
+    try:
+        content = json.loads(cache.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {path: entry for path, entry in content.items() if isinstance(entry, dict)}
+
+
+def _write(cache: Path, entries: dict[str, dict[str, Any]]) -> None:
+    """Replace the file in one step. A place that cannot be written costs time later and does no harm now."""
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=cache.parent, prefix=cache.name)
+    except OSError:
+        return
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            json.dump(entries, stream)
+        os.replace(temporary, cache)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)

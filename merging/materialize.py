@@ -1,0 +1,111 @@
+"""Turn a recipe into weights, one tensor at a time."""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from merging.check import check_method, check_recipe
+from merging.errors import MergeError
+from merging.groups import group_of
+from merging.methods import METHODS, At, Method
+from merging.pieces import pieces
+from merging.recipe import Recipe
+from merging.sources import Sources
+
+__all__ = ["MergeError", "Sources", "check_method", "check_recipe", "materialize", "merged_dtypes"]
+
+
+def materialize(recipe: Recipe, sources: Sources) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the merged model by name, in sorted order: the one place where weights are made.
+
+    Arithmetic is in float32 and each tensor is cast once, to `recipe.dtype` or to the dtype it has in the
+    base (in the first expert where there is no base). Tensors of whole numbers or booleans are taken from
+    there unchanged. The tensors are new ones and may be written to. Raises `MergeError` where the recipe does
+    not fit method, groups or sources, or a merged tensor is not finite.
+    """
+    check_recipe(recipe, sources.groups)
+    base, experts = sources.chosen(recipe)
+    reference = base or next(iter(experts.values()))
+    dtypes = merged_dtypes(recipe, sources)
+    for name in reference.names:
+        stored = reference.tensor(name)
+        if not reference.is_float(name):
+            yield name, stored.clone()
+            continue
+        merged = _merged(
+            METHODS[recipe.method],
+            base.tensor(name) if base is not None else None,
+            [expert.tensor(name) for expert in experts.values()],
+            place(recipe, sources, name),
+            dtypes[name],
+        )
+        yield name, merged
+
+
+def merged_dtypes(recipe: Recipe, sources: Sources) -> dict[str, torch.dtype]:
+    """The dtype of every merged tensor, known before any is made."""
+    base, experts = sources.chosen(recipe)
+    reference = base or next(iter(experts.values()))
+    return {
+        name: getattr(torch, recipe.dtype if recipe.dtype and reference.is_float(name) else reference.dtypes[name])
+        for name in reference.names
+    }
+
+
+def place(recipe: Recipe, sources: Sources, name: str) -> At[Any]:
+    """What the method is told about one tensor: its row, the checked settings, its thresholds if any."""
+    structure = check_method(recipe)
+    density = METHODS[recipe.method].model_density(structure)
+    return At(
+        tensor=name,
+        experts=tuple(recipe.experts),
+        row=recipe.coefficients[group_of(name).name],
+        structure=structure,
+        seed=recipe.seed,
+        thresholds=None if density is None else tuple(sources.threshold(expert, density) for expert in recipe.experts),
+    )
+
+
+def _merged(method: Method, base: Tensor | None, tuned: Sequence[Tensor], at: At[Any], dtype: torch.dtype) -> Tensor:
+    """One tensor, merged and cast, in pieces that fit the cache as far as the method allows."""
+    out = torch.empty(tuned[0].shape, dtype=dtype)
+    if method.elementwise(at.structure):
+        for target, origin, models in _sliced(out, base, tuned):
+            target.copy_(method.merge(origin, models, at))
+            _check_finite(target, method, at)
+        return out
+    directions = method.directions(base, tuned, at)
+    if not method.combines_slices:
+        out.copy_(method.combine(base, directions, at))
+        _check_finite(out, method, at)
+        return out
+    for target, origin, parts in _sliced(out, base, directions):
+        target.copy_(method.combine(origin, parts, at))
+        _check_finite(target, method, at)
+    return out
+
+
+def _sliced(
+    out: Tensor, base: Tensor | None, others: Sequence[Tensor]
+) -> Iterator[tuple[Tensor, Tensor | None, Sequence[Tensor]]]:
+    """The same piece of the target, the base and each other tensor, one after the other."""
+    together = [pieces(tensor) for tensor in (out, *others)]
+    bases = pieces(base) if base is not None else repeat(None)
+    for (target, *parts), origin in zip(zip(*together, strict=True), bases, strict=False):
+        yield target, origin, parts
+
+
+def _check_finite(merged: Tensor, method: Method, at: At[Any]) -> None:
+    if merged.numel() == 0:
+        return
+    low, high = merged.aminmax()  # a NaN anywhere makes both NaN
+    if not (math.isfinite(low.item()) and math.isfinite(high.item())):
+        raise MergeError(
+            f"`{at.tensor}` must be finite, but `{method.name}` with coefficients {list(at.row)} gives NaN or "
+            f"infinity as {str(merged.dtype).removeprefix('torch.')}; use smaller coefficients or a "
+            "wider dtype, and check the models for broken weights."
+        )
