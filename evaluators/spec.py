@@ -23,7 +23,11 @@ class _Frozen(BaseModel):
 
 
 def _number_or_mapping(value: Any) -> Any:
-    return dict.fromkeys(("search", "select", "test"), value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return (
+        dict.fromkeys(("search", "select", "test"), value)
+        if isinstance(value, int) and not isinstance(value, bool)
+        else value
+    )
 
 
 class Splits(_Frozen):
@@ -52,8 +56,8 @@ class LmEvalTask(_Frozen):
     `metric`: the task's first metric that is a mean over examples where None. `filter`: the task's first
     filter where None. `objective`: the name of the objective this task counts towards, with `weight`.
     `fewshot`: examples shown in the prompt, the task's own number where None. `limit`: at most so many
-    examples in each split, one number for all or a number for each, the ones whose ids come first, so the choice does not depend on the order of the
-    data file.
+    examples in each split, one number for all or a number for each, the ones whose ids come first, so that the choice
+    does not depend on the order of the data file.
     """
 
     task: Annotated[str, Field(min_length=1)]

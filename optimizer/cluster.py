@@ -164,6 +164,7 @@ def cluster(address: str | None, workers: Workers) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 starves workers on a shared machine
     import ray
 
     before = signal.getsignal(signal.SIGTERM)  # ray.init puts a handler of its own in its place

@@ -1,0 +1,235 @@
+"""Score a resident model with lm-eval: tasks prepared once, any of their examples scored at any time.
+
+`lm_eval.evaluator.evaluate` is followed step by step (requests, repeats, filters, one `process_results` per example),
+without what it repeats on every call: loading tasks, building requests, tokenizing.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import nn
+
+from evaluators.harness.answers import filtered_results, hand_over, probe, read_outcome
+from evaluators.harness.items import Asked, Item
+from evaluators.harness.loading import load_tasks
+from evaluators.harness.reading import check_room, delimiter_of, documents_of, gold_choices, gold_text, never_shown
+from evaluators.harness.resident import ResidentLM, evaluating
+from evaluators.harness.templates import chat_renderer, guard_templates
+from evaluators.protocol import SPLITS, EvaluatorError, Example, Outcome, ScoringError, Task
+from evaluators.spec import Limits, LmEvalSpec, Splits
+from evaluators.splits import Counts, Document, Origin, Placed, assign
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many are done, and how many there are."""
+
+
+class HarnessEvaluator:
+    """lm-eval tasks as an `Evaluator`.
+
+    `tokenizer` is a transformers tokenizer. The model comes with each call of `score` and decides the
+    device; its weights may change in place between calls, so nothing that depends on them is kept.
+    `progress` is called while examples are prepared and while they are scored. `allow_code` lets task files
+    run Python (`!function`, metrics fetched from the Hub, code benchmarks): set it only for task files you
+    trust.
+
+    Raises `EvaluatorError` where a task cannot be scored example by example; see each refusal's message.
+    """
+
+    def __init__(
+        self,
+        spec: LmEvalSpec,
+        splits: Splits,
+        tokenizer: Any,
+        *,
+        allow_code: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        guard_templates()
+        self._spec = spec
+        self._tokenizer = tokenizer
+        self._progress = progress or (lambda _doing, _done, _total: None)
+        self._chat = chat_renderer(tokenizer) if spec.chat_template else None
+        self._tokens: dict[str, list[int]] = {}
+        self._lm: ResidentLM | None = None
+        self._counts: dict[str, Counts] = {}
+        self._items: dict[str, Item] = {}
+        self._asked = load_tasks(spec, allow_code)
+        limits = [entry.limit for entry, leaves in self._asked for _ in leaves]
+        for asked, limit in zip(self._leaves(), limits, strict=True):
+            self._prepare(asked, splits, limit)
+
+    def _leaves(self) -> list[Asked]:
+        return [asked for _, leaves in self._asked for asked in leaves]
+
+    def tasks(self) -> list[Task]:
+        """The leaf tasks, in the order of the spec; the members of a group in lm-eval's order."""
+        return [asked.about for asked in self._leaves()]
+
+    def examples(self) -> list[Example]:
+        """Every example that can be scored: by task in the order of `tasks`, then by split, then by id."""
+        return [item.example for item in self._items.values()]
+
+    def counts(self) -> dict[str, Counts]:
+        """For each task, how many documents each split got and how many were left out."""
+        return dict(self._counts)
+
+    def score(self, model: nn.Module, ids: Sequence[str]) -> list[Outcome]:
+        """One outcome per id, in the order of `ids`.
+
+        The model is used in eval mode and without gradients; its modes are put back afterwards. Batches are
+        made from the examples in one fixed order, so the order of `ids` changes nothing. Raises
+        `ScoringError` where a log-likelihood, a logit or a metric is not finite, and `EvaluatorError` for
+        an id that is not an example.
+        """
+        items = self._wanted(ids)
+        with evaluating(model), torch.no_grad():
+            lm = self._resident(model)
+            loglikelihoods = self._loglikelihoods(lm, items)
+            texts = self._texts(lm, items)
+        outcomes: dict[str, Outcome] = {}
+        for asked in self._leaves():
+            mine = [item for item in items if item.asked is asked]
+            for item in mine:
+                hand_over(item, loglikelihoods[item.example.id], texts.get(item.example.id))
+            for item, results in zip(mine, filtered_results(asked, mine), strict=True):
+                outcomes[item.example.id] = read_outcome(item, results, loglikelihoods[item.example.id])
+        return [outcomes[name] for name in ids]
+
+    # ---- preparing
+
+    def _prepare(self, asked: Asked, splits: Splits, limit: Limits | None) -> None:
+        """Split a task's documents and build the requests of those that were chosen."""
+        documents = documents_of(asked)
+        placed, counts = assign(asked.about.name, documents.get("validation"), documents.get("test"), splits, limit)
+        self._counts[asked.about.name] = counts
+        for split in SPLITS:
+            if not any(row.split == split for row in placed):
+                raise EvaluatorError(
+                    f"every split needs an example of every task, but `{asked.about.name}` has none for "
+                    f"`{split}` ({counts}). Give the task more documents, or `{split}` a larger share."
+                )
+        prepared: dict[tuple[Origin, int], Item] = {}
+        for origin, rows in documents.items():
+            chosen = {row.position: row for row in placed if row.origin == origin}
+            for position, item in self._build(asked, rows, chosen, len(placed), len(prepared)):
+                prepared[origin, position] = item
+        self._items.update({row.id: prepared[row.origin, row.position] for row in placed})
+        probe(self._items[placed[0].id])
+
+    def _build(
+        self, asked: Asked, documents: list[Document], chosen: Mapping[int, Placed], total: int, done: int
+    ) -> Iterator[tuple[int, Item]]:
+        """The chosen documents' requests, with the few-shot examples of an lm-eval run over all documents."""
+        task = asked.lm_task
+        task.set_fewshot_seed(self._spec.fewshot_seed)
+        for position, document in enumerate(documents):
+            place = chosen.get(position)
+            if place is None:
+                if asked.shots:  # the sampler is one stream: a document left out takes its draw all the same
+                    task.sampler.sample(n=asked.shots, eval_doc=never_shown(task, document))
+                continue
+            done += 1
+            self._progress(f"preparing {asked.about.name}", done, total)
+            yield position, self._checked_item(asked, document, place)
+
+    def _checked_item(self, asked: Asked, document: Document, place: Placed) -> Item:
+        """`_item`, with the example named where the task's templates do not fit the document."""
+        try:
+            return self._item(asked, document, place)
+        except EvaluatorError:
+            raise
+        except Exception as error:  # lm-eval and Jinja each raise their own
+            raise EvaluatorError(
+                f"example `{place.id}` could not be prepared: {type(error).__name__}: {error}. "
+                "Mend its document, or the template in the task's file that does not fit it."
+            ) from error
+
+    def _item(self, asked: Asked, document: Document, place: Placed) -> Item:
+        task = asked.lm_task
+        context = task.fewshot_context(
+            document,
+            num_fewshot=asked.shots,
+            system_instruction=self._spec.system_instruction,
+            apply_chat_template=self._chat is not None,
+            fewshot_as_multiturn=self._chat is not None,
+            chat_template=self._chat,
+            gen_prefix=task.doc_to_prefix(document),
+        )
+        built = task.construct_requests(
+            doc=document,
+            ctx=context,
+            metadata=(asked.about.name, place.position, task.config.repeats),
+            apply_chat_template=self._chat is not None,
+            chat_template=self._chat,
+        )
+        instances = built if isinstance(built, list) else [built]
+        example = Example(place.id, asked.about.name, place.split)
+        item = Item(example, asked, document, instances, [])
+        if asked.kind == "generate_until":
+            if self._spec.gold_likelihood:
+                item.pairs = [(context, delimiter_of(task, self._chat is not None) + gold_text(task, document))]
+        else:
+            item.pairs = [instance.args for instance in instances]
+        if asked.kind == "multiple_choice":
+            item.choices = task.doc_to_choice(document)
+            item.gold = gold_choices(item)
+        return item
+
+    # ---- asking the model
+
+    def _wanted(self, ids: Sequence[str]) -> list[Item]:
+        """The items of `ids`, each once, in the evaluator's own order."""
+        asked_for = dict.fromkeys(ids)
+        unknown = [name for name in asked_for if name not in self._items]
+        if unknown:
+            near = get_close_matches(unknown[0], self._items, n=3)
+            raise EvaluatorError(
+                f"`{unknown[0]}` is not one of the {len(self._items)} examples of {', '.join(self._counts)}"
+                + (f"; nearest: {', '.join(near)}." if near else ". Were the task's documents changed?")
+            )
+        return [item for name, item in self._items.items() if name in asked_for]
+
+    def _resident(self, model: nn.Module) -> "ResidentLM":
+        """The lm-eval view of this model object, made when it is first met."""
+        if self._lm is None or self._lm.model is not model:
+            lm = ResidentLM(model, self._tokenizer, self._spec.batch_size, self._tokens)
+            if lm.backend != "causal":
+                raise EvaluatorError(f"only decoder-only models can be scored, but this one is {lm.backend}.")
+            for asked in self._leaves():
+                check_room(asked, lm)
+            self._lm = lm
+        return self._lm
+
+    def _loglikelihoods(self, lm: "ResidentLM", items: list[Item]) -> dict[str, list[tuple[float, bool]]]:
+        """(log-likelihood in nats, is it the greedy answer) for every pair of every item."""
+        for item in items:
+            if item.pairs and not item.encoded:
+                item.encoded = lm.encode(item.pairs)
+                if not all(continuation for _, _, continuation in item.encoded):
+                    raise EvaluatorError(
+                        f"example `{item.example.id}` has an answer without a single token: {item.pairs}."
+                    )
+        requests = [encoded for item in items for encoded in item.encoded]
+        lm.watch(functools.partial(self._progress, "scoring log-likelihoods"), len(requests), {})
+        answers = iter(lm._loglikelihood_tokens(requests, disable_tqdm=True) if requests else [])
+        found = {item.example.id: [next(answers) for _ in item.encoded] for item in items}
+        for name, rows in found.items():
+            for value, _ in rows:
+                if not math.isfinite(value):
+                    raise ScoringError(f"log-likelihood of example `{name}` is {value}; the weights are broken.")
+        return found
+
+    def _texts(self, lm: "ResidentLM", items: list[Item]) -> dict[str, str]:
+        """The model's answer to every item that asks for text."""
+        asking = [item for item in items if item.asked.kind == "generate_until"]
+        if not asking:
+            return {}
+        contexts = {item.instances[0].args[0]: item.example.id for item in asking}
+        lm.keep(list(contexts))
+        lm.watch(functools.partial(self._progress, "generating"), len(asking), contexts)
+        texts = lm.generate_until([item.instances[0] for item in asking], disable_tqdm=True)
+        return {item.example.id: text for item, text in zip(asking, texts, strict=True)}
