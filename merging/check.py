@@ -57,7 +57,10 @@ def _check_count(recipe: Recipe, method: Method) -> None:
     if experts < method.min_experts:
         raise MergeError(f"`{method.name}` must have at least {method.min_experts} expert, but has {experts}.")
     if method.max_experts is not None and experts > method.max_experts:
-        raise MergeError(f"`{method.name}` must have at most {method.max_experts} experts, but has {experts}.")
+        raise MergeError(
+            f"`{method.name}` must have at most {method.max_experts} experts, but has {experts}; "
+            "leave some out, or choose another method."
+        )
     if models < method.min_models:
         raise MergeError(
             f"`{method.name}` must have at least {method.min_models} models, base included, but has {models}."

@@ -29,7 +29,9 @@ def locate(source: Source) -> tuple[Path, bool]:
     if local.exists():
         raise CheckpointError(f"{source.path}: must be a model folder, but is a file; give the folder it is in.")
     if not _HUB_ID.fullmatch(source.path):
-        raise CheckpointError(f"{source.path}: there is no such folder, and it is not a Hub id (`owner/name`).")
+        raise CheckpointError(
+            f"{source.path}: there is no such folder, and it is not a Hub id (`owner/name`); check the spelling."
+        )
     return _snapshot(source), True
 
 

@@ -80,8 +80,9 @@ def _explain(problem: Any, spec: type[BaseModel], content: Any) -> str:
 def _written(path: tuple[int | str, ...], content: Any) -> Iterator[str]:
     """The parts of a path that stand in the file; pydantic adds the names of the union members it tried."""
     for number, part in enumerate(path, start=1):
-        if (isinstance(content, dict) and part in content) or (isinstance(content, list) and isinstance(part, int)):
-            content = content[part]
+        here: Any = content
+        if (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int)):
+            content = here[part]
         elif number < len(path):
             continue
         yield str(part)

@@ -4,6 +4,7 @@ Everything heavy is imported inside the commands, so that `--help` answers at on
 """
 
 import json
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from optimizer.jobs import Job
     from optimizer.results import Results
+    from optimizer.spec import JobFile
 
 DONE, WRONG_INPUT, FAILED, INTERRUPTED = 0, 2, 3, 130
 DEFAULT_STORAGE = "sqlite:///mergeopt.db"
@@ -64,8 +66,9 @@ def run(
     """Submit a job and carry it out here. Ctrl-C stops it so that it can be resumed; running it again goes on."""
     from optimizer.progress import progress
 
+    spec = _read(job_file, name)
     with _database(storage) as (database, url), progress() as shown:
-        job = _submit(database, job_file, folder, name, shown.say, local=address is None)
+        job = _submit(database, spec, folder, shown.say, local=address is None)
         if job.state == "done":
             shown.say(f"Job `{job.name}` is done already.")
         else:
@@ -83,8 +86,9 @@ def submit(
     """Check a job and put it in the queue. `mergeopt serve` carries it out."""
     from optimizer.progress import progress
 
+    spec = _read(job_file, name)
     with _database(storage) as (database, _), progress() as shown:
-        job = _submit(database, job_file, folder, name, shown.say, local=False)
+        job = _submit(database, spec, folder, shown.say, local=False)
     print(job.name)
 
 
@@ -271,13 +275,16 @@ def _database(storage: str) -> Iterator[tuple["Engine", str]]:
         database.dispose()
 
 
-def _submit(
-    database: "Engine", job_file: Path, folder: Path | None, name: str | None, say: Any, *, local: bool
-) -> "Job":
+def _read(job_file: Path, name: str | None) -> "JobFile":
+    """Before the database is opened, which may make its file."""
     from optimizer.spec import read_job_file
+
+    return read_job_file(job_file, name)
+
+
+def _submit(database: "Engine", spec: "JobFile", folder: Path | None, say: Any, *, local: bool) -> "Job":
     from optimizer.submit import submit as take_in
 
-    spec = read_job_file(job_file, name)
     where = (folder or Path("mergeopt-jobs") / spec.name).resolve()
     return take_in(database, spec, where, say, local).job
 
@@ -329,6 +336,7 @@ def _print_json(data: Any) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code: 0 done, 2 wrong input, 3 the job failed, 130 interrupted."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is half done is put in order first
     try:
         app(args=arguments, prog_name="mergeopt", standalone_mode=True)
     except InputError as error:

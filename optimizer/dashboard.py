@@ -32,13 +32,17 @@ class _Quiet(WSGIRequestHandler):
 def guarded(application: Application, port: int, writable: bool) -> Application:
     """Optuna Dashboard has no login: refuse what changes studies, and pages of other sites that call this server.
 
-    A browser sends the name it was given as `Host`, so a foreign name that resolves to this machine is told apart.
+    A browser sends the name it was given as `Host`, so a foreign name that resolves to this machine is told apart;
+    and the site a change comes from as `Origin`.
     """
     names = {f"{HOST}:{port}", f"localhost:{port}"}
+    origins = {f"http://{name}" for name in names}
 
     def answer(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
         if environ.get("HTTP_HOST") not in names:
             return _refuse(start, "403 Forbidden", f"open http://{HOST}:{port}/ instead")
+        if environ.get("HTTP_ORIGIN", f"http://{environ['HTTP_HOST']}") not in origins:
+            return _refuse(start, "403 Forbidden", "another site's page may not use this dashboard")
         if not writable and environ["REQUEST_METHOD"] not in _READING:
             return _refuse(start, "403 Forbidden", "this dashboard is read-only; start it with --writable")
 

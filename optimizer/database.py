@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
@@ -247,11 +248,40 @@ def open_database(url: str | URL, patience: float = 0.0) -> Engine:
         _patiently(engine, patience, lambda: _bring_up_to_date(engine))
     except DBAPIError as error:
         engine.dispose()
-        raise InputError(
-            f"The database {masked(engine.url)} must be one we can use, but: {_reason(error, engine.url)}. "
-            f"{_advice(engine.url)}"
-        ) from error
+        raise InputError(_unusable(engine.url, error)) from error
     return engine
+
+
+def describe_database(url: str | URL) -> str:
+    """What `open_database` would find there, in words; nothing is made, upgraded or written.
+
+    Raises `InputError` where `open_database` would.
+    """
+    parsed = normalise_url(url)
+    if parsed.drivername == "sqlite":
+        file = Path(parsed.database or "")
+        if not os.access(file if file.exists() else file.parent, os.W_OK):
+            raise InputError(f"The database {masked(parsed)} cannot be written to. {_advice(parsed)}")
+        if not file.exists():
+            return f"{masked(parsed)} is not there yet; the first job makes it"
+        engine = create_engine("sqlite://", creator=lambda: _open_to_read(file))
+    else:
+        engine = connect(parsed)
+    try:
+        with engine.connect() as connection:
+            return f"{masked(parsed)} answers, {schema.describe(connection, masked(parsed))}"
+    except DBAPIError as error:
+        raise InputError(_unusable(parsed, error)) from error
+    finally:
+        engine.dispose()
+
+
+def _open_to_read(file: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
+
+
+def _unusable(url: URL, error: DBAPIError) -> str:
+    return f"The database {masked(url)} must be one we can use, but: {_reason(error, url)}. {_advice(url)}"
 
 
 def _bring_up_to_date(engine: Engine) -> None:

@@ -26,12 +26,12 @@ class Check:
 
 
 def examine(storage: str, address: str | None, job_file: Path | None, folder: Path) -> list[Check]:
-    """Every check, in the order a job meets them. A check that fails does not stop the others."""
+    """Every check, in the order a job meets them. A check that fails does not stop the others; none writes anything."""
     checks = [_python(), *_libraries(), _try("devices", _devices), _memory(), _disk(folder)]
     checks.append(_try("database", lambda: _database(storage)))
     checks.append(_try("ray", lambda: _ray(address)))
     if job_file is not None:
-        checks.append(_try("job file", lambda: _job(job_file, folder)))
+        checks.append(_try("job file", lambda: _job(job_file, folder, address)))
     return checks
 
 
@@ -81,10 +81,9 @@ def _disk(folder: Path) -> Check:
 
 
 def _database(storage: str) -> str:
-    from optimizer.database import masked, open_database
+    from optimizer.database import describe_database
 
-    open_database(storage).dispose()
-    return f"{masked(storage)} answers, schema up to date"
+    return describe_database(storage)
 
 
 def _ray(address: str | None) -> str:
@@ -93,12 +92,12 @@ def _ray(address: str | None) -> str:
     return describe_cluster(address)
 
 
-def _job(job_file: Path, folder: Path) -> str:
+def _job(job_file: Path, folder: Path, address: str | None) -> str:
     from optimizer.preflight import gib, preflight
     from optimizer.spec import read_job_file
 
     job = read_job_file(job_file)
-    checked = preflight(job, folder)
+    checked = preflight(job, folder, local=address is None)
     counts = ", ".join(f"{count} {split}" for split, count in checked.plan.examples.items())
     return (
         f"`{job.name}` can run: {len(checked.plan.baselines)} baselines, examples: {counts}; "

@@ -101,12 +101,15 @@ def _plain_recipe(template: Recipe, groups: Sequence[Group], row: tuple[float, .
 
 
 def sources_of(job: JobFile, fingerprints: dict[str, str]) -> tuple[Source | None, dict[str, Source]]:
-    """The job's models as a recipe names them; `fingerprints` is keyed by expert name, and by "" for the base."""
+    """The job's models as a recipe names them; `fingerprints` is keyed by expert name, and by "" for the base.
+
+    A model without one is named by its path alone.
+    """
     base = job.models.base
     return (
-        Source(path=base.path, revision=base.revision, fingerprint=fingerprints[""]) if base else None,
+        Source(path=base.path, revision=base.revision, fingerprint=fingerprints.get("")) if base else None,
         {
-            name: Source(path=model.path, revision=model.revision, fingerprint=fingerprints[name])
+            name: Source(path=model.path, revision=model.revision, fingerprint=fingerprints.get(name))
             for name, model in job.models.experts.items()
         },
     )

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from merging.yaml_file import suggest
+from optimizer.engines import ENGINES
 from optimizer.errors import InputError
 from optimizer.plan import Needs, Plan, baselines, sources_of
-from optimizer.spec import JobFile
+from optimizer.spec import JobFile, Workers
 
 if TYPE_CHECKING:
-    from evaluators.protocol import Evaluator, Example
+    from evaluators.harness import HarnessEvaluator
+    from evaluators.protocol import Example
     from merging.checkpoint import Checkpoint
     from merging.recipe import Recipe
 
@@ -33,18 +36,20 @@ class Checked:
 
 
 def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool = True) -> Checked:
-    """Check models, method, space, tasks, budget, memory and disk, in that order.
+    """Check engine, method, models, space, tasks, budget, disk and memory, what is quick first.
 
     `local` says that the workers will run on this machine, so that its memory is theirs. Raises `InputError` for
     everything that would make the job fail later. Writes nothing.
     """
+    _check_engine(job)
+    _check_method(job)
     say("Checking the models")
     checkpoints = _open_models(job)
+    _check_architecture(job, next(iter(checkpoints.values())))
     fingerprints = _read_weights(checkpoints, say)
-    say("Checking method, space and tasks")
-    template = _template(job, fingerprints)
+    say("Checking space and tasks")
     try:
-        plan = _plan(job, template, checkpoints)
+        plan = _plan(job, _template(job, fingerprints), checkpoints)
     except ValueError as error:
         raise InputError(str(error)) from error
     evaluator = open_evaluator(job)
@@ -58,7 +63,7 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     return Checked(plan, examples, _notes(job, evaluator))
 
 
-def open_evaluator(job: JobFile) -> "Evaluator":
+def open_evaluator(job: JobFile) -> "HarnessEvaluator":
     """The job's evaluator with its tasks loaded and its examples split. Raises `InputError`."""
     from evaluators.harness import HarnessEvaluator
     from evaluators.protocol import EvaluatorError
@@ -82,7 +87,26 @@ def open_tokenizer(job: JobFile) -> Any:
             model.path, revision=model.revision, trust_remote_code=job.trust_remote_code
         )
     except (OSError, ValueError) as error:
-        raise InputError(f"{model.path}: its tokenizer cannot be loaded: {error}") from error
+        raise InputError(
+            f"{model.path}: must have a tokenizer that transformers can load, but: {_first_line(error)} Put the "
+            "tokenizer's files (tokenizer.json, tokenizer_config.json) beside the weights."
+        ) from error
+
+
+def _check_engine(job: JobFile) -> None:
+    name = job.search.engine
+    if name not in ENGINES:
+        raise InputError(f"there is no engine `{name}`; {suggest(name, list(ENGINES))}.")
+    ENGINES[name].check(len(job.objectives()))
+
+
+def _check_method(job: JobFile) -> None:
+    from merging.check import check_method
+
+    try:
+        check_method(_template(job, {}))
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def _open_models(job: JobFile) -> dict[str, "Checkpoint"]:
@@ -105,6 +129,28 @@ def _open_models(job: JobFile) -> dict[str, "Checkpoint"]:
     except ValueError as error:
         raise InputError(str(error)) from error
     return opened
+
+
+def _check_architecture(job: JobFile, checkpoint: "Checkpoint") -> None:
+    """Whether a worker will be able to build the model; built here without weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    trust = {"trust_remote_code": job.trust_remote_code}
+    build: Any = AutoModelForCausalLM.from_config
+    try:
+        with torch.device("meta"):
+            build(AutoConfig.from_pretrained(str(checkpoint.folder), **trust), **trust)
+    except Exception as error:  # whatever the model's own code raises
+        raise InputError(
+            f"{checkpoint.folder}: transformers must be able to build a causal language model from its config.json, "
+            f"but: {_first_line(error)} Check `model_type` there, or upgrade transformers."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """What a library said, without the advice that follows."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:") + "."
 
 
 def _read_weights(checkpoints: dict[str, "Checkpoint"], say: Say) -> dict[str, str]:
@@ -141,15 +187,14 @@ def _template(job: JobFile, fingerprints: dict[str, str]) -> "Recipe":
 
 
 def _plan(job: JobFile, template: "Recipe", checkpoints: dict[str, "Checkpoint"]) -> Plan:
-    """Raises `ValueError` of the merging and search-space packages where method or space do not fit."""
+    """Raises `ValueError` of the merging and search-space packages where the space does not fit the model."""
+    from merging.check import check_recipe
     from merging.groups import groups_of
-    from merging.materialize import check_method, check_recipe
     from merging.methods import METHODS
     from search_spaces.spec import bind
 
     first = next(iter(checkpoints.values()))
     groups = groups_of(first.names)
-    check_method(template)
     names = METHODS[template.method].coefficients(tuple(template.experts))
     space = bind(job.space, template, groups, names)
     middle = {name: (one.low + one.high) / 2 for name, one in space.distributions().items()}
@@ -219,16 +264,27 @@ def _size(shape: tuple[int, ...]) -> int:
 
 
 def _check_workers(job: JobFile, needs: Needs) -> None:
-    if job.workers.torch_device() == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise InputError("`workers` asks for CUDA, but torch finds no CUDA device; set `device: cpu`, `gpus: 0`.")
+    if job.workers.gpus > 0 or job.workers.torch_device() == "cuda":
+        _check_gpus(job.workers)
     memory = psutil.virtual_memory().available
     if job.workers.torch_device() == "cpu" and needs.total_memory_bytes > memory:
         raise InputError(
             f"{job.workers.count} workers need about {gib(needs.total_memory_bytes)} of memory, but {gib(memory)} "
             "is available; lower `workers.count`, or use `workers.dtype: bfloat16`."
+        )
+
+
+def _check_gpus(workers: Workers) -> None:
+    """Ray waits for ever for a worker that asks for more GPUs than there are."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise InputError("`workers` asks for CUDA, but torch finds no CUDA device; set `device: cpu`, `gpus: 0`.")
+    here, wanted = torch.cuda.device_count(), workers.count * workers.gpus
+    if wanted > here:
+        raise InputError(
+            f"{workers.count} workers with {workers.gpus:g} GPUs each need {wanted:g}, but there are {here}; "
+            "lower `workers.count`, or share a GPU with a fraction such as `gpus: 0.5`."
         )
 
 
@@ -253,17 +309,18 @@ def gib(count: float) -> str:
     return f"{count / 2**20:.1f} MiB"
 
 
-def _notes(job: JobFile, evaluator: "Evaluator") -> list[str]:
+def _notes(job: JobFile, evaluator: "HarnessEvaluator") -> list[str]:
     """What a careful person would want to be told before the search starts."""
     notes = []
     if job.search.signal == "smooth":
         notes.append("the search follows the smooth twin of each metric; tables show the metric itself.")
-    duplicates = getattr(evaluator, "dropped", {})
-    for reason, count in dict(duplicates).items():
-        if count:
-            notes.append(f"{count} documents left out: {reason}.")
+    for task, counts in evaluator.counts().items():
+        if counts.duplicates:
+            notes.append(f"`{task}`: {counts.duplicates} documents that come twice are kept once.")
+        if counts.leaked:
+            notes.append(f"`{task}`: {counts.leaked} validation documents are left out, they are test documents too.")
     if job.trust_task_code:
         notes.append("`trust_task_code` is on: code in the task files runs here and on the workers.")
     if job.trust_remote_code:
-        notes.append("`trust_remote_code` is on: code that comes with the models runs on the workers.")
+        notes.append("`trust_remote_code` is on: code that comes with the models runs here and on the workers.")
     return notes

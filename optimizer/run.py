@@ -83,9 +83,10 @@ def run_claimed(
     """
     try:
         results = _carry(database, url, job, owner, address, progress, stop or threading.Event())
-    except (Interrupted, KeyboardInterrupt):
+    except (Interrupted, KeyboardInterrupt, SystemExit) as stopped:
+        # While Ray starts and stops, SIGINT raises KeyboardInterrupt, and Ray's own answer to SIGTERM is SystemExit.
         release(database, job.id, job.attempt)
-        raise
+        raise stopped if isinstance(stopped, Interrupted) else Interrupted("interrupt") from None
     except LeaseLost:
         raise
     except Exception as error:

@@ -40,18 +40,32 @@ def upgrade(connection: Connection, where: str) -> None:
     current = revision(connection)
     if current == HEAD:
         return
-    # The import waits until it is needed: see HEAD.
-    from alembic import command
+    _refuse_newer(connection, current, where)
+    from alembic import command  # as late as this: see HEAD
+
+    command.upgrade(alembic_config(connection), "head")
+
+
+def describe(connection: Connection, where: str) -> str:
+    """What `upgrade` would do, in words, without doing it. Raises `InputError` where `upgrade` would."""
+    current = revision(connection)
+    if current == HEAD:
+        return "schema up to date"
+    if current is None:
+        return "no tables of mergeopt yet; the first job makes them"
+    _refuse_newer(connection, current, where)
+    return f"tables at revision {current!r}; the next command upgrades them to {HEAD!r}"
+
+
+def _refuse_newer(connection: Connection, current: str | None, where: str) -> None:
     from alembic.script import ScriptDirectory
 
-    config = alembic_config(connection)
-    known = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+    known = [script.revision for script in ScriptDirectory.from_config(alembic_config(connection)).walk_revisions()]
     if current is not None and current not in known:
         raise InputError(
             f"The tables of {where} must be at revision {HEAD!r} or older, but are at {current!r}: a newer "
             "mergeopt has upgraded them. Upgrade mergeopt here, or name another database."
         )
-    command.upgrade(config, "head")
 
 
 def alembic_config(connection: Connection) -> "Config":
