@@ -81,7 +81,7 @@ def _written(path: tuple[int | str, ...], content: Any) -> Iterator[str]:
     """The parts of a path that stand in the file; pydantic adds the names of the union members it tried."""
     for number, part in enumerate(path, start=1):
         here: Any = content
-        if (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int)):
+        if (isinstance(content, dict) and part in content) or (isinstance(content, list) and isinstance(part, int)):
             content = here[part]
         elif number < len(path):
             continue

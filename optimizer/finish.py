@@ -74,7 +74,8 @@ class Finish:
             outcomes = self.recorded(number, "select")
             if outcomes:
                 values = objectives(outcomes, self.tasks).values()
-                scores[number] = sum(values) / len(values)
+                # Rounded: means that are equal over several tasks may differ in their last bit.
+                scores[number] = round(sum(values) / len(values), 9)
         if not scores:
             raise JobFailed("no finalist could be scored on the select split; the reasons are above")
         return max(scores, key=lambda number: (scores[number], number in baselines, -number))

@@ -24,8 +24,8 @@ def score(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """A difference of scores, always with its sign."""
-    return f"{value:+.4f}"
+    """A difference of scores, always with its sign; a zero is never negative."""
+    return f"{value:+z.4f}"
 
 
 def p_value(p: float) -> str:

@@ -109,7 +109,7 @@ def _standings(objective: Objective, standings: tuple[Standing, ...], split: str
             mark = "" if difference.distinguishable else " ~"
             alike = alike or bool(mark)
             row.append(Text(signed(difference.mean)))
-            row.append(Text(f"{difference.low:+.3f} to {difference.high:+.3f}"))
+            row.append(Text(f"{difference.low:+z.3f} to {difference.high:+z.3f}"))
             row.append(Text(p_value(difference.p)[2:].replace("= 0", "").replace("< 0", "<") + mark))
         table.add_row(*row)
     note = "" if objective.higher_is_better else ", lower is better"

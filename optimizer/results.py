@@ -182,12 +182,13 @@ def best_standing(standings: tuple[Standing, ...], kinds: tuple[Kind, ...], obje
 
 
 def sorted_standings(standings: tuple[Standing, ...], objective: Objective) -> list[Standing]:
-    """Best first by their means on the objective; models without a score last."""
+    """Best first by their means on the objective, of equals the winner first; models without a score last."""
     sign = -1.0 if objective.higher_is_better else 1.0
 
-    def key(standing: Standing) -> tuple[bool, float]:
+    def key(standing: Standing) -> tuple[bool, float, bool]:
         found = standing.objectives.get(objective.name)
-        return (found is None, sign * found.mean if found else 0.0)
+        # Rounded: means that are equal over several tasks may differ in their last bit.
+        return (found is None, round(sign * found.mean, 9) if found else 0.0, standing.kind != "winner")
 
     return sorted(standings, key=key)
 

@@ -1,17 +1,16 @@
 """Get rounds scored by the workers and recorded exactly once, whatever dies meanwhile."""
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import structlog
-
 from evaluators.protocol import Outcome, Split
 from merging.recipe import Recipe
 from optimizer.pool import Answer, Pool, Unit
 
-log = structlog.get_logger()
+_log = logging.getLogger(__name__)
 
 LOST_LIMIT = 3  # a recipe that takes three workers with it is broken itself
 
@@ -106,7 +105,7 @@ class Scorer:
                 self.record(finished, answer.worker)
         else:
             self._lost[key] = self._lost.get(key, 0) + 1
-            log.warning("worker lost", trial=wanted.trial, split=wanted.split, reason=answer.lost)
+            _log.warning("worker lost on trial %d (%s): %s", wanted.trial, wanted.split, answer.lost)
             if self._lost[key] < LOST_LIMIT:
                 self._again.append(answer.unit)
                 return None

@@ -69,7 +69,8 @@ def test_a_killed_worker_costs_the_job_nothing_but_time(place: Place, tiny: Tiny
     before = place.trials()
     assert len(before) < TRIALS
     ended = place.end(running, code=0)
-    assert "worker lost" in ended.stdout + ended.stderr
+    assert "worker lost on trial" in ended.stderr
+    assert ended.stdout.startswith("job ")  # the report, and nothing beside it
     _check_whole(place, before)
     assert place.job().attempt == 1
 

@@ -188,13 +188,17 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     write(sample.no_trials(), path)
     assert path.read_text() == rendered(sample.no_trials)
-    with pytest.raises(OSError, match="report"):
-        write(sample.no_trials(), tmp_path / "missing" / "report.html")
     path.unlink()
     path.mkdir()
     with pytest.raises(OSError, match="report"):
         write(sample.no_trials(), path)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_report_makes_the_folders_it_lies_in(tmp_path: Path) -> None:
+    path = tmp_path / "reports" / "of today" / "report.html"
+    write(sample.no_trials(), path)
+    assert path.read_text() == rendered(sample.no_trials)
 
 
 def test_best_so_far_never_gets_worse_and_counts_every_example() -> None:

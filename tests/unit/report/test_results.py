@@ -7,8 +7,18 @@ from dataclasses import replace
 import pytest
 import sample
 
-from optimizer.headline import headline
-from optimizer.results import Objective, Results, by_expert, from_json, place, ranked, reason, to_json
+from optimizer.headline import headline, signed
+from optimizer.results import (
+    Objective,
+    Results,
+    by_expert,
+    from_json,
+    place,
+    ranked,
+    reason,
+    sorted_standings,
+    to_json,
+)
 from optimizer.statistics import Difference, Estimate
 
 EVERY = [
@@ -51,6 +61,20 @@ def test_ranking_follows_the_direction_of_the_objective() -> None:
     assert values == sorted(values, reverse=True)
     values = [row.values["perplexity"] for row in ranked(results, perplexity)]
     assert values == sorted(values)
+
+
+def test_of_equal_scores_the_winner_stands_first() -> None:
+    standings = sample.standings_on_test()
+    winner = next(one for one in standings if one.kind == "winner")
+    other = next(one for one in standings if one.kind != "winner")
+    alike = replace(winner.objectives["score"], mean=winner.objectives["score"].mean + 1e-16)
+    found = sorted_standings((replace(other, objectives={"score": alike}), winner), Objective("score"))
+    assert found[0] is winner
+
+
+def test_no_difference_is_not_a_negative_one() -> None:
+    assert signed(-1e-17) == "+0.0000"
+    assert signed(-0.0001) == "-0.0001"
 
 
 def test_groups_are_placed_by_layer_and_module() -> None:
