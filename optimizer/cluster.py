@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -181,7 +182,8 @@ def cluster(address: str | None, workers: Workers) -> Iterator[None]:
             f"Ray cannot be reached or started on {where}: {error}. Check --address, or leave it out for a local one."
         ) from error
     try:
-        yield
+        with contextlib.redirect_stdout(sys.stderr):  # Ray prints what happens to its workers; ours is for results
+            yield
     finally:
         ray.shutdown()
         if threading.current_thread() is threading.main_thread():
