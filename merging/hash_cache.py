@@ -1,4 +1,4 @@
-"""Remember hashes of large files for as long as their size and modification time stay the same."""
+"""Remember hashes of large files for as long as nothing about the file on disk has changed."""
 
 import json
 import os
@@ -22,7 +22,8 @@ def remembered(file: Path, kind: str, compute: Callable[[], Any], cache: Path | 
     cache = cache or user_cache()
     real = file.resolve()
     stat = real.stat()
-    stamp = [stat.st_size, stat.st_mtime_ns]
+    # the change time and the inode too: a copy that keeps the old modification time is another file
+    stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
     entry = _read(cache).get(str(real), {})
     if entry.get("stamp") == stamp and kind in entry:
         return entry[kind]

@@ -69,6 +69,10 @@ def _explain(problem: Any, spec: type[BaseModel], content: Any) -> str:
     if problem["type"] == "extra_forbidden":
         key = str(problem["loc"][-1])
         return f"unknown key `{where}`; {suggest(key, _keys_at(spec, problem['loc'][:-1]))}."
+    if problem["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        key, kinds = problem["ctx"]["discriminator"].strip("'"), problem["ctx"].get("expected_tags", "")
+        said = f"is {problem['ctx']['tag']!r}" if "tag" in problem["ctx"] else "is missing"
+        return f"`{where}.{key}` must say which kind it is{f', one of {kinds}' if kinds else ''}, but {said}."
     if problem["type"] == "missing":
         return f"the key `{where}` is missing."
     message = problem["msg"].removeprefix("Value error, ")

@@ -15,6 +15,9 @@ from optimizer.errors import InputError, JobFailed
 from optimizer.pool import Answer, Unit
 from optimizer.spec import Workers
 
+_log = logging.getLogger(__name__)
+
+STARTS = 3  # in a row that may fail before a worker is given up
 _START_SECONDS = 600  # a worker that has not come up by then will not: imports, model load, a busy machine
 
 
@@ -139,9 +142,13 @@ class RayPool:
 
     def _start_failed(self, actor: _Actor, error: Exception) -> None:
         self._failed_starts += 1
-        if self._failed_starts >= 3:
-            raise JobFailed(f"workers do not start, three in a row failed; the last one said: {_last_line(error)}")
-        self._replace(actor)
+        if self._failed_starts < STARTS:
+            self._replace(actor)
+        elif any(other.ready is None for other in self._actors):
+            _log.warning("going on with one worker less, which does not start: %s", _last_line(error))
+            self._actors.remove(actor)
+        else:
+            raise JobFailed(f"workers do not start, {STARTS} in a row failed; the last one said: {_last_line(error)}")
 
 
 def _worker_environment(threads: int) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Look at everything a job needs before its first trial, and refuse what would fail later."""
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class Checked:
 
 
 def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool = True) -> Checked:
-    """Check engine, method, models, space, tasks, budget, disk and memory, what is quick first.
+    """Check engine, method, models, space, tasks, budget, disk, memory and weights, what is quick first.
 
     `local` says that the workers will run on this machine, so that its memory is theirs. Raises `InputError` for
     everything that would make the job fail later. Writes nothing.
@@ -46,20 +47,19 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     say("Checking the models")
     checkpoints = _open_models(job)
     _check_architecture(job, next(iter(checkpoints.values())))
-    fingerprints = _read_weights(checkpoints, say)
     say("Checking space and tasks")
-    try:
-        plan = _plan(job, _template(job, fingerprints), checkpoints)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    sketch = _plan(job, _template(job, {}), checkpoints)  # without fingerprints, which take reading every weight
     evaluator = open_evaluator(job)
     examples = list(evaluator.examples())
     counts = _check_splits(examples)
-    _check_budget(job, plan, counts["search"])
-    plan = plan.model_copy(update={"examples": counts, "tasks": tuple(evaluator.tasks())})
-    _check_disk(plan.needs, folder)
+    _check_budget(job, sketch, counts["search"])
+    _check_folder(folder)
+    _check_disk(sketch.needs, folder)
     if local:
-        _check_workers(job, plan.needs)
+        check_workers(job, sketch.needs)
+    fingerprints = _read_weights(checkpoints, say)
+    plan = _plan(job, _template(job, fingerprints), checkpoints)
+    plan = plan.model_copy(update={"examples": counts, "tasks": tuple(evaluator.tasks())})
     return Checked(plan, examples, _notes(job, evaluator))
 
 
@@ -136,16 +136,22 @@ def _check_architecture(job: JobFile, checkpoint: "Checkpoint") -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from merging.resident import load_into
+
     trust = {"trust_remote_code": job.trust_remote_code}
     build: Any = AutoModelForCausalLM.from_config
     try:
         with torch.device("meta"):
-            build(AutoConfig.from_pretrained(str(checkpoint.folder), **trust), **trust)
+            model = build(AutoConfig.from_pretrained(str(checkpoint.folder), **trust), **trust)
     except Exception as error:  # whatever the model's own code raises
         raise InputError(
             f"{checkpoint.folder}: transformers must be able to build a causal language model from its config.json, "
             f"but: {_first_line(error)} Check `model_type` there, or upgrade transformers."
         ) from error
+    try:
+        load_into(model, ((name, torch.empty(shape, device="meta")) for name, shape in checkpoint.shapes.items()))
+    except ValueError as error:
+        raise InputError(f"{checkpoint.folder}: a worker could not be filled with these weights: {error}") from error
 
 
 def _first_line(error: Exception) -> str:
@@ -187,7 +193,7 @@ def _template(job: JobFile, fingerprints: dict[str, str]) -> "Recipe":
 
 
 def _plan(job: JobFile, template: "Recipe", checkpoints: dict[str, "Checkpoint"]) -> Plan:
-    """Raises `ValueError` of the merging and search-space packages where the space does not fit the model."""
+    """Raises `InputError` where the space does not fit the model."""
     from merging.check import check_recipe
     from merging.groups import groups_of
     from merging.methods import METHODS
@@ -196,9 +202,13 @@ def _plan(job: JobFile, template: "Recipe", checkpoints: dict[str, "Checkpoint"]
     first = next(iter(checkpoints.values()))
     groups = groups_of(first.names)
     names = METHODS[template.method].coefficients(tuple(template.experts))
-    space = bind(job.space, template, groups, names)
-    middle = {name: (one.low + one.high) / 2 for name, one in space.distributions().items()}
-    check_recipe(space.recipe(middle), groups)
+    try:
+        space = bind(job.space, template, groups, names)
+        # any point will do, but a middle of zero is one that `linear` cannot normalise
+        corner = {name: one.high or one.low for name, one in space.distributions().items()}
+        check_recipe(space.recipe(corner), groups)
+    except ValueError as error:
+        raise InputError(str(error)) from error
     found = baselines(job, template, groups, space)
     uniform = next((one.parameters for one in found if one.label == "uniform average"), None)
     return Plan(
@@ -263,7 +273,8 @@ def _size(shape: tuple[int, ...]) -> int:
     return size
 
 
-def _check_workers(job: JobFile, needs: Needs) -> None:
+def check_workers(job: JobFile, needs: Needs) -> None:
+    """Whether this machine has the memory and the GPUs for the job's workers. Raises `InputError`."""
     if job.workers.gpus > 0 or job.workers.torch_device() == "cuda":
         _check_gpus(job.workers)
     memory = psutil.virtual_memory().available
@@ -285,6 +296,14 @@ def _check_gpus(workers: Workers) -> None:
         raise InputError(
             f"{workers.count} workers with {workers.gpus:g} GPUs each need {wanted:g}, but there are {here}; "
             "lower `workers.count`, or share a GPU with a fraction such as `gpus: 0.5`."
+        )
+
+
+def _check_folder(folder: Path) -> None:
+    place = nearest_existing(folder)
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise InputError(
+            f"{folder}: the job's files must go into a folder, but {place} is none that can be written to."
         )
 
 

@@ -8,10 +8,12 @@ from typing import Any
 
 from sqlalchemy import Engine
 
+from merging.sources import Sources
 from optimizer import report_html
 from optimizer.cluster import RayPool, cluster
 from optimizer.coordinator import Coordinator
 from optimizer.engines import ENGINES
+from optimizer.errors import InputError
 from optimizer.events import count_events, log_event
 from optimizer.evidence import Evidence
 from optimizer.examples import read_ledger
@@ -19,6 +21,7 @@ from optimizer.finish import Finish
 from optimizer.jobs import Job, LeaseLost, cancel_requested, claim, finish, release, renew
 from optimizer.owners import new_owner
 from optimizer.plan import Plan
+from optimizer.preflight import check_workers
 from optimizer.progress import Progress
 from optimizer.results import Results, to_json
 from optimizer.scorer import Interrupted, Scorer
@@ -89,10 +92,19 @@ def run_claimed(
         raise stopped if isinstance(stopped, Interrupted) else Interrupted("interrupt") from None
     except LeaseLost:
         raise
+    except InputError as error:  # nothing wrong with the job: it goes on once this machine or its models are in order
+        release(database, job.id, job.attempt, error=str(error))
+        raise
     except Exception as error:
         finish(database, job.id, job.attempt, "failed", error=str(error) or type(error).__name__)
         raise
     finish(database, job.id, job.attempt, "done", result=to_json(results))
+    try:
+        report_html.write(results, Path(job.folder) / "report.html")
+    except OSError as error:
+        progress.say(
+            f"The report could not be written ({error}); write it with: mergeopt report {job.name} --html FILE"
+        )
     return results
 
 
@@ -106,6 +118,9 @@ def _carry(
     stop: threading.Event,
 ) -> Results:
     spec, plan = JobFile.model_validate(job.spec), Plan.model_validate(job.plan)
+    if address is None:
+        check_workers(spec, plan.needs)
+        _check_sources(plan)
     study = open_study(open_storage(url), job.name, spec.objectives())
     evidence = Evidence(database, job.id, job.attempt, read_ledger(database, job.id))
     spent = evidence.seconds_so_far()
@@ -138,9 +153,15 @@ def _carry(
         ).run()
     seconds = spent + time.monotonic() - began
     openings = count_events(database, job.id, TEST_OPENED)
-    results = Summary(job, spec, plan, study, evidence).results(ending, "done", seconds, openings)
-    report_html.write(results, Path(job.folder) / "report.html")
-    return results
+    return Summary(job, spec, plan, study, evidence).results(ending, "done", seconds, openings)
+
+
+def _check_sources(plan: Plan) -> None:
+    """The models of a resumed job may have moved or changed since it was submitted."""
+    try:
+        Sources(plan.template).verify()
+    except ValueError as error:
+        raise InputError(f"{error} Put the model back as it was, or submit the job under another name.") from error
 
 
 def _engine(spec: JobFile, plan: Plan, study: Any) -> Any:

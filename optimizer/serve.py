@@ -2,7 +2,6 @@
 
 from sqlalchemy import Engine
 
-from optimizer.errors import InputError, JobFailed
 from optimizer.jobs import claim_next, finish
 from optimizer.owners import new_owner
 from optimizer.progress import Progress
@@ -41,5 +40,5 @@ def serve(database: Engine, url: str, address: str | None, progress: Progress, o
                 progress.say(f"Job `{job.name}` is done")
             except Interrupted as stopped:
                 progress.say(f"Job `{job.name}` stopped ({stopped.reason})")
-            except (InputError, JobFailed) as error:
-                progress.say(f"Job `{job.name}` failed: {error}")
+            except Exception as error:  # whatever went wrong is on the job; the next one is not to blame
+                progress.say(f"Job `{job.name}` did not end well: {error}")

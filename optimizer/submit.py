@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from optimizer.errors import InputError
 from optimizer.examples import LedgerEntry
-from optimizer.jobs import Job, create_job, get_job, list_jobs
+from optimizer.jobs import Job, create_job, list_jobs
 from optimizer.preflight import Say, gib, preflight
 from optimizer.spec import JobFile
 
@@ -43,16 +43,22 @@ def submit(database: Engine, spec: JobFile, folder: Path, say: Say, local: bool)
         f"examples: {counts}; {spec.workers.count} workers, about {gib(plan.needs.total_memory_bytes)} of memory; "
         f"about {gib(plan.needs.disk_bytes)} of disk for an export"
     )
-    job = create_job(
-        database,
-        spec.name,
-        spec=content,
-        plan=plan.model_dump(mode="json"),
-        folder=str(folder),
-        submitted_by=_user(),
-        examples=[LedgerEntry(example.id, example.task, example.split) for example in checked.examples],
-    )
-    return Submitted(get_job(database, job.id), fresh=True)
+    try:
+        job = create_job(
+            database,
+            spec.name,
+            spec=content,
+            plan=plan.model_dump(mode="json"),
+            folder=str(folder),
+            submitted_by=_user(),
+            examples=[LedgerEntry(example.id, example.task, example.split) for example in checked.examples],
+        )
+    except InputError:
+        taken = next((job for job in list_jobs(database) if job.name == spec.name), None)
+        if taken is None or taken.spec != content:
+            raise
+        return Submitted(taken, fresh=False)  # the same file, submitted elsewhere while this one was checked
+    return Submitted(job, fresh=True)
 
 
 def _refuse_another(existing: Job, content: dict[str, Any]) -> None:

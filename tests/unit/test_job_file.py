@@ -73,6 +73,8 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
         (GOOD.replace("{trials: 30}", "{}"), "at least one of trials, examples, minutes"),
         (GOOD.replace("{math: models/math, code: {path: org/code, revision: v1}}", "{}"), "at least one expert"),
         (GOOD.replace("math: models", "ma.th: models"), "an expert's name must be"),
+        (GOOD.replace("granularity: global", "granularty: global"), "`space.granularity` must say which kind it is"),
+        (GOOD.replace("granularity: global", "granularity: globl"), "one of 'global', 'layerwise', 'smooth'"),
         ("- a list\n", "must hold a mapping"),
         ("name: [unclosed\n", "is not valid YAML"),
     ],
