@@ -3,9 +3,7 @@
 import contextlib
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -175,9 +173,10 @@ def cluster(address: str | None, workers: Workers) -> Iterator[None]:
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 starves workers on a shared machine
     import ray
 
-    before = signal.getsignal(signal.SIGTERM)  # ray.init puts a handler of its own in its place
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
+        # ray.init would put a handler of its own in place of ours, and what that raises can be lost inside Ray
+        ray._private.utils.set_sigterm_handler = lambda _handler: None
         if address is None:
             cores = max(os.cpu_count() or 1, int(workers.count * workers.cpus + 0.999))
             ray.init(address="local", include_dashboard=False, num_cpus=cores, **quiet)
@@ -193,8 +192,6 @@ def cluster(address: str | None, workers: Workers) -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
 
 
 def describe_cluster(address: str | None) -> str:

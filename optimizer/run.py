@@ -25,7 +25,7 @@ from optimizer.preflight import check_workers
 from optimizer.progress import Progress
 from optimizer.results import Results, to_json
 from optimizer.scorer import Interrupted, Scorer
-from optimizer.signals import stop_requested
+from optimizer.signals import interrupted_at_once, stop_requested
 from optimizer.spec import JobFile
 from optimizer.study import all_trials, open_storage, open_study
 from optimizer.summary import Summary
@@ -84,18 +84,23 @@ def run_claimed(
 
     `stop` is set by whoever wants it to end early; SIGINT and SIGTERM set it too.
     """
+    stop = stop or threading.Event()
     try:
-        results = _carry(database, url, job, owner, address, progress, stop or threading.Event())
+        with interrupted_at_once(stop):
+            results = _carry(database, url, job, owner, address, progress, stop)
     except (Interrupted, KeyboardInterrupt, SystemExit) as stopped:
         # While Ray starts and stops, SIGINT raises KeyboardInterrupt, and Ray's own answer to SIGTERM is SystemExit.
         release(database, job.id, job.attempt)
         raise stopped if isinstance(stopped, Interrupted) else Interrupted("interrupt") from None
     except LeaseLost:
         raise
-    except InputError as error:  # nothing wrong with the job: it goes on once this machine or its models are in order
-        release(database, job.id, job.attempt, error=str(error))
-        raise
     except Exception as error:
+        if stop.is_set():  # Ray's processes get the same signal, and what it then says of them is no failure of the job
+            release(database, job.id, job.attempt)
+            raise Interrupted("interrupt") from error
+        if isinstance(error, InputError):  # the job goes on once this machine or its models are in order
+            release(database, job.id, job.attempt, error=str(error))
+            raise
         finish(database, job.id, job.attempt, "failed", error=str(error) or type(error).__name__)
         raise
     finish(database, job.id, job.attempt, "done", result=to_json(results))

@@ -30,3 +30,25 @@ def stop_requested(event: threading.Event | None = None) -> Iterator[threading.E
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def interrupted_at_once(event: threading.Event) -> Iterator[None]:
+    """SIGINT and SIGTERM set the event and raise `KeyboardInterrupt` while the block lasts: for long steps of others.
+
+    The event tells what happened even where the exception is swallowed on its way.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        event.set()
+        signal.default_int_handler(number, frame)
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
