@@ -89,7 +89,7 @@ def run_claimed(
         with interrupted_at_once(stop):
             results = _carry(database, url, job, owner, address, progress, stop)
     except (Interrupted, KeyboardInterrupt, SystemExit) as stopped:
-        # While Ray starts and stops, SIGINT raises KeyboardInterrupt, and Ray's own answer to SIGTERM is SystemExit.
+        # While Ray starts and stops, both signals raise KeyboardInterrupt.
         release(database, job.id, job.attempt)
         raise stopped if isinstance(stopped, Interrupted) else Interrupted("interrupt") from None
     except LeaseLost:

@@ -11,7 +11,7 @@ from types import FrameType
 def stop_requested(event: threading.Event | None = None) -> Iterator[threading.Event]:
     """An event that SIGINT and SIGTERM set while the block lasts. A second SIGINT interrupts at once.
 
-    Enter after `ray.init`, which installs a handler for SIGTERM of its own. Outside the main thread nothing is
+    Outside the main thread nothing is
     caught, and the event is never set. `event` is used where it is given, a new one otherwise.
     """
     event = event or threading.Event()
