@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:  # reports and the CLI read outcomes; they must not wait for torch
     from torch import nn
 
+    from evaluators.meter import Meter
+
 Split = Literal["search", "select", "test"]
 SPLITS: tuple[Split, ...] = ("search", "select", "test")
 
@@ -55,8 +57,8 @@ class Evaluator(Protocol):
 
     def examples(self) -> Sequence[Example]: ...
 
-    def score(self, model: nn.Module, ids: Sequence[str]) -> list[Outcome]:
-        """One outcome per id, in the order of `ids`.
+    def score(self, model: nn.Module, ids: Sequence[str], meter: Meter | None = None) -> list[Outcome]:
+        """One outcome per id, in the order of `ids`; seconds and tokens are added to `meter`.
 
         Raises `ScoringError` where a log-likelihood or logit is not finite, naming the example.
         """

@@ -74,13 +74,14 @@ class LmEvalSpec(_Frozen):
 
     `tasks`: mappings, or bare names. `include_path`: folders with task YAML files, searched before
     lm-eval's own. `fewshot_seed` chooses the few-shot examples; its default is lm-eval's, so prompts agree
-    with the `lm_eval` command. `gold_likelihood` adds one log-likelihood request per example of a
+    with the `lm_eval` command. `batch_tokens` bounds the tokens the model is given at once; it is sized to memory where
+    None. `gold_likelihood` adds one log-likelihood request per example of a
     `generate_until` task, which gives these tasks a smooth score at the cost of one more forward pass.
     """
 
     tasks: Annotated[tuple[Annotated[LmEvalTask, BeforeValidator(_name_or_mapping)], ...], Field(min_length=1)]
     include_path: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] | None = None
-    batch_size: Annotated[int, Field(ge=1)] = 32
+    batch_tokens: Annotated[int, Field(ge=1)] | None = None
     chat_template: bool = False
     system_instruction: str | None = None
     fewshot_seed: int = 1234

@@ -5,5 +5,6 @@ names with `!function`, which is refused outside lm-eval's own package unless `a
 """
 
 from evaluators.harness.evaluator import HarnessEvaluator
+from evaluators.harness.resident import ResidentLM
 
-__all__ = ["HarnessEvaluator"]
+__all__ = ["HarnessEvaluator", "ResidentLM"]

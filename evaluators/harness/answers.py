@@ -1,23 +1,33 @@
 """Turn a model's answers into outcomes, by lm-eval's own filters and metrics."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from evaluators.choices import comparable, gold_loglikelihood, gold_probability
 from evaluators.harness.items import Asked, Item
 from evaluators.protocol import EvaluatorError, Outcome, ScoringError
 
+# lm-eval's perplexity metrics as functions of nats per word or byte.
+ROLLING: dict[str, Callable[[float], float]] = {
+    "bits_per_byte": lambda nats: nats / math.log(2),
+    "byte_perplexity": math.exp,
+    "word_perplexity": math.exp,
+}
 
-def hand_over(item: Item, loglikelihoods: Sequence[tuple[float, bool]], text: str | None) -> None:
+
+def hand_over(item: Item, loglikelihoods: Sequence[tuple[float, bool]], texts: Sequence[str]) -> None:
     """Hand the model's answers to lm-eval's request objects.
 
-    A task with `repeats` asks each question several times; the answers are greedy, so they are the same
-    each time.
+    A task with `repeats` asks each question several times; greedy answers are the same each time, so one answer may
+    stand for all.
     """
-    answers = [text] if item.asked.kind == "generate_until" else list(loglikelihoods)
-    for instance, answer in zip(item.instances, answers, strict=True):
-        instance.resps = [answer] * (instance.repeats or 1)
+    answers: list[Any] = list(loglikelihoods)
+    if item.asked.kind == "loglikelihood_rolling":
+        answers = [math.fsum(value for value, _ in loglikelihoods)]
+    for place, instance in enumerate(item.instances):
+        own = list(texts) if item.asked.kind == "generate_until" else [answers[place]]
+        instance.resps = own * ((instance.repeats or 1) // len(own))
         instance.filtered_resps = {}
 
 
@@ -39,7 +49,7 @@ def read_outcome(item: Item, results: Mapping[str, Any], loglikelihoods: Sequenc
     metric = item.asked.about.metric
     if metric not in results:
         raise ScoringError(f"example `{item.example.id}` got no `{metric}` from its task, only {', '.join(results)}.")
-    number = float(results[metric])
+    number = per_document(metric, results[metric]) if metric in ROLLING else float(results[metric])
     if not math.isfinite(number):
         raise ScoringError(f"`{metric}` of example `{item.example.id}` is {number}.")
     if not values:
@@ -47,7 +57,19 @@ def read_outcome(item: Item, results: Mapping[str, Any], loglikelihoods: Sequenc
     if item.asked.kind == "multiple_choice":
         smooth = gold_probability(comparable(metric, values, item.choices), item.gold)
         return Outcome(item.example.id, number, smooth, gold_loglikelihood(values, item.gold))
+    if item.asked.kind == "loglikelihood_rolling":
+        total, tokens = math.fsum(values), sum(len(continuation) for _, _, continuation in item.encoded)
+        return Outcome(item.example.id, number, min(1.0, math.exp(total / tokens)), total)
     return Outcome(item.example.id, number, min(1.0, math.exp(values[0])), values[0])
+
+
+def per_document(metric: str, counted: tuple[float, int]) -> float:
+    """A perplexity metric of one document, from its log-likelihood in nats and its number of words or bytes.
+
+    lm-eval weights documents by their length; here, as everywhere in a search, each example counts once.
+    """
+    loglikelihood, size = counted
+    return ROLLING[metric](-loglikelihood / max(1, size))
 
 
 def probe(item: Item) -> None:
@@ -56,9 +78,10 @@ def probe(item: Item) -> None:
         return  # a task's own function may reject an answer no model gave
     answers = [(-1.0 - index, False) for index in range(len(item.instances))]
     try:
-        hand_over(item, answers, "")
+        hand_over(item, answers, [""])
         results = filtered_results(item.asked, [item])[0]
-        float(results[item.asked.about.metric])
+        if item.asked.about.metric not in ROLLING:
+            float(results[item.asked.about.metric])
     except Exception as error:
         raise EvaluatorError(
             f"metric `{item.asked.about.metric}` of task `{item.asked.about.name}` gives no number: "

@@ -14,11 +14,13 @@ import torch
 from torch import nn
 
 from evaluators.harness.answers import filtered_results, hand_over, probe, read_outcome
+from evaluators.harness.gen_options import is_sampled
 from evaluators.harness.items import Asked, Item
 from evaluators.harness.loading import load_tasks
 from evaluators.harness.reading import check_room, delimiter_of, documents_of, gold_choices, gold_text, never_shown
 from evaluators.harness.resident import ResidentLM, evaluating
 from evaluators.harness.templates import chat_renderer, guard_templates
+from evaluators.meter import Meter
 from evaluators.protocol import SPLITS, EvaluatorError, Example, Outcome, ScoringError, Task
 from evaluators.spec import Limits, LmEvalSpec, Splits
 from evaluators.splits import Counts, Document, Origin, Placed, assign
@@ -53,7 +55,6 @@ class HarnessEvaluator:
         self._tokenizer = tokenizer
         self._progress = progress or (lambda _doing, _done, _total: None)
         self._chat = chat_renderer(tokenizer) if spec.chat_template else None
-        self._tokens: dict[str, list[int]] = {}
         self._lm: ResidentLM | None = None
         self._counts: dict[str, Counts] = {}
         self._items: dict[str, Item] = {}
@@ -77,8 +78,8 @@ class HarnessEvaluator:
         """For each task, how many documents each split got and how many were left out."""
         return dict(self._counts)
 
-    def score(self, model: nn.Module, ids: Sequence[str]) -> list[Outcome]:
-        """One outcome per id, in the order of `ids`.
+    def score(self, model: nn.Module, ids: Sequence[str], meter: Meter | None = None) -> list[Outcome]:
+        """One outcome per id, in the order of `ids`; seconds and tokens are added to `meter`.
 
         The model is used in eval mode and without gradients; its modes are put back afterwards. Batches are
         made from the examples in one fixed order, so the order of `ids` changes nothing. Raises
@@ -86,18 +87,29 @@ class HarnessEvaluator:
         an id that is not an example.
         """
         items = self._wanted(ids)
+        meter = meter or Meter()
         with evaluating(model), torch.no_grad():
             lm = self._resident(model)
-            loglikelihoods = self._loglikelihoods(lm, items)
-            texts = self._texts(lm, items)
+            loglikelihoods = self._loglikelihoods(lm, items, meter)
+            texts = self._texts(lm, items, meter)
+        with meter.stage("metrics"):
+            outcomes = self._outcomes(items, loglikelihoods, texts)
+        return [outcomes[name] for name in ids]
+
+    def _outcomes(
+        self,
+        items: list[Item],
+        loglikelihoods: Mapping[str, Sequence[tuple[float, bool]]],
+        texts: Mapping[str, Sequence[str]],
+    ) -> dict[str, Outcome]:
         outcomes: dict[str, Outcome] = {}
         for asked in self._leaves():
             mine = [item for item in items if item.asked is asked]
             for item in mine:
-                hand_over(item, loglikelihoods[item.example.id], texts.get(item.example.id))
+                hand_over(item, loglikelihoods[item.example.id], texts.get(item.example.id, ()))
             for item, results in zip(mine, filtered_results(asked, mine), strict=True):
                 outcomes[item.example.id] = read_outcome(item, results, loglikelihoods[item.example.id])
-        return [outcomes[name] for name in ids]
+        return outcomes
 
     # ---- preparing
 
@@ -172,7 +184,7 @@ class HarnessEvaluator:
         if asked.kind == "generate_until":
             if self._spec.gold_likelihood:
                 item.pairs = [(context, delimiter_of(task, self._chat is not None) + gold_text(task, document))]
-        else:
+        elif asked.kind != "loglikelihood_rolling":
             item.pairs = [instance.args for instance in instances]
         if asked.kind == "multiple_choice":
             item.choices = task.doc_to_choice(document)
@@ -196,26 +208,35 @@ class HarnessEvaluator:
     def _resident(self, model: nn.Module) -> "ResidentLM":
         """The lm-eval view of this model object, made when it is first met."""
         if self._lm is None or self._lm.model is not model:
-            lm = ResidentLM(model, self._tokenizer, self._spec.batch_size, self._tokens)
+            lm = ResidentLM(model, self._tokenizer, self._spec.batch_tokens)
             if lm.backend != "causal":
                 raise EvaluatorError(f"only decoder-only models can be scored, but this one is {lm.backend}.")
             for asked in self._leaves():
                 check_room(asked, lm)
+            self._encode(lm)
             self._lm = lm
         return self._lm
 
-    def _loglikelihoods(self, lm: "ResidentLM", items: list[Item]) -> dict[str, list[tuple[float, bool]]]:
-        """(log-likelihood in nats, is it the greedy answer) for every pair of every item."""
-        for item in items:
-            if item.pairs and not item.encoded:
-                item.encoded = lm.encode(item.pairs)
-                if not all(continuation for _, _, continuation in item.encoded):
-                    raise EvaluatorError(
-                        f"example `{item.example.id}` has an answer without a single token: {item.pairs}."
-                    )
+    def _encode(self, lm: "ResidentLM") -> None:
+        """The tokens of every example of the job, read from disk where another process made them."""
+        strings: list[str] = []
+        for item in self._items.values():
+            for context, continuation in item.pairs:  # trailing spaces go to the continuation
+                strings += [context.rstrip(), context + continuation] if context else []
+            if not item.pairs or item.asked.kind == "generate_until":
+                strings.append(item.instances[0].args[0])
+        lm.keep(strings)
+        for item in self._items.values():
+            rolling = item.asked.kind == "loglikelihood_rolling"
+            item.encoded = lm.windows(item.instances[0].args[0]) if rolling else lm.encode(item.pairs)
+            if not all(continuation for _, _, continuation in item.encoded) or (rolling and not item.encoded):
+                raise EvaluatorError(f"example `{item.example.id}` has an answer without a single token: {item.pairs}.")
+
+    def _loglikelihoods(self, lm: "ResidentLM", items: list[Item], meter: Meter) -> dict[str, list[tuple[float, bool]]]:
+        """(log-likelihood in nats, is it the greedy answer) for every pair of every item, or for its whole text."""
         requests = [encoded for item in items for encoded in item.encoded]
-        lm.watch(functools.partial(self._progress, "scoring log-likelihoods"), len(requests), {})
-        answers = iter(lm._loglikelihood_tokens(requests, disable_tqdm=True) if requests else [])
+        lm.watch(functools.partial(self._progress, "scoring log-likelihoods"), len(requests), {}, meter)
+        answers = iter(lm._loglikelihood_tokens(requests))
         found = {item.example.id: [next(answers) for _ in item.encoded] for item in items}
         for name, rows in found.items():
             for value, _ in rows:
@@ -223,13 +244,17 @@ class HarnessEvaluator:
                     raise ScoringError(f"log-likelihood of example `{name}` is {value}; the weights are broken.")
         return found
 
-    def _texts(self, lm: "ResidentLM", items: list[Item]) -> dict[str, str]:
-        """The model's answer to every item that asks for text."""
+    def _texts(self, lm: "ResidentLM", items: list[Item], meter: Meter) -> dict[str, list[str]]:
+        """The model's answers to every item that asks for text: one, or as many as a task that samples asks for."""
         asking = [item for item in items if item.asked.kind == "generate_until"]
-        if not asking:
-            return {}
         contexts = {item.instances[0].args[0]: item.example.id for item in asking}
-        lm.keep(list(contexts))
-        lm.watch(functools.partial(self._progress, "generating"), len(asking), contexts)
-        texts = lm.generate_until([item.instances[0] for item in asking], disable_tqdm=True)
-        return {item.example.id: text for item, text in zip(asking, texts, strict=True)}
+        requests = [item.instances[0] for item in asking for _ in range(_answers(item))]
+        lm.watch(functools.partial(self._progress, "generating"), len(requests), contexts, meter)
+        texts = iter(lm.generate_until(requests))
+        return {item.example.id: [next(texts) for _ in range(_answers(item))] for item in asking}
+
+
+def _answers(item: Item) -> int:
+    """Greedy answers to the same question are the same, so one is enough."""
+    request = item.instances[0]
+    return (request.repeats or 1) if is_sampled(request.args[1]) else 1

@@ -1,6 +1,5 @@
 """Read what matters from a loaded task: metric, filter, shots, documents, gold answers."""
 
-from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -8,13 +7,15 @@ from lm_eval.api.metrics import mean
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.utils import normalize_gen_kwargs
 
+from evaluators.harness.answers import ROLLING
+from evaluators.harness.gen_options import check_options
 from evaluators.harness.items import Asked, Item
 from evaluators.harness.resident import ResidentLM
 from evaluators.protocol import EvaluatorError, Task
 from evaluators.spec import LmEvalTask
 from evaluators.splits import Document, Origin
 
-OUTPUT_TYPES = ("multiple_choice", "generate_until", "loglikelihood")
+OUTPUT_TYPES = ("multiple_choice", "generate_until", "loglikelihood", "loglikelihood_rolling")
 
 
 def read_task(task: Any, entry: LmEvalTask, shared: int) -> Asked:
@@ -30,24 +31,18 @@ def read_task(task: Any, entry: LmEvalTask, shared: int) -> Asked:
     if getattr(task, "MULTIMODAL", False):
         raise EvaluatorError(f"task `{name}` needs images or audio, but only text can be asked.")
     if task.OUTPUT_TYPE == "generate_until":
-        _refuse_sampling(name, task.config.generation_kwargs)
+        check_options(name, task.config.generation_kwargs)
     metric, higher_is_better = _metric(task, name, entry.metric)
     about = Task(name, metric, higher_is_better, entry.weight / shared, entry.objective)
     return Asked(task, about, _filter(task, name, entry.filter), _shots(task, name, entry.fewshot))
-
-
-def _refuse_sampling(name: str, options: Mapping[str, Any]) -> None:
-    if normalize_gen_kwargs(dict(options)).get("do_sample"):
-        raise EvaluatorError(
-            f"task `{name}` draws its answers at random (`generation_kwargs`: {dict(options)}), so a merge "
-            "would get another score each time. Set `do_sample: false` and `temperature: 0`."
-        )
 
 
 def _metric(task: Any, name: str, wanted: str | None) -> tuple[str, bool]:
     """The metric's name and whether higher is better."""
     ways: dict[str, Any] = task.aggregation()
     averaged = [metric for metric, way in ways.items() if way is mean]
+    if task.OUTPUT_TYPE == "loglikelihood_rolling":
+        averaged += [metric for metric in ROLLING if metric in ways]
     offer = f"Its metrics that are: {', '.join(averaged) or 'none'}."
     if wanted is not None and wanted not in ways:
         near = get_close_matches(wanted, ways, n=1)

@@ -1,47 +1,64 @@
 """lm-eval's view of a model that stays while its weights change."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import torch
+from lm_eval import utils
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.huggingface import HFLM
-from torch import Tensor, nn
+from torch import nn
 
+from evaluators.harness.gen_options import as_prompt
 from evaluators.harness.items import Encoded
+from evaluators.lm import Continuation, LanguageModel
+from evaluators.lm.token_store import stored_tokens, tokenizer_identity
+from evaluators.meter import Meter
 from evaluators.protocol import ScoringError
 
 
 class ResidentLM(HFLM):  # type: ignore[misc]
-    """lm-eval's Hugging Face model around a model that stays, with the tokens of known prompts kept.
+    """An lm-eval model whose answers come from `evaluators.lm`, usable wherever lm-eval takes a model.
 
-    Tokens are all that is kept: the weights change in place between calls.
+    From lm-eval's Hugging Face model it takes what decides *what* is asked (special tokens, window, chat template), so
+    that prompts agree to the token; how it is computed is ours. Tokens are all that is kept between calls: the weights
+    change in place.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, batch_size: int, tokens: dict[str, list[int]]) -> None:
-        self._tokens = tokens
-        self.watch(lambda _done, _total: None, 0, {})
+    def __init__(self, model: nn.Module, tokenizer: Any, batch_tokens: int | None = None) -> None:
         with quiet("lm_eval.models.huggingface"):  # it warns that the model is not a string
-            super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+            super().__init__(pretrained=model, tokenizer=tokenizer)
         self._max_length = self.max_length  # lm-eval looks it up in the config three times for every request
+        self._lm = LanguageModel(model, tokenizer, self._max_length, batch_tokens)
+        self._tokens: dict[str, list[int]] = {}
+        self.watch(lambda _done, _total: None, 0, {}, Meter())
 
-    def watch(self, progress: Callable[[int, int], None], total: int, contexts: Mapping[str, str]) -> None:
-        """Report the next requests to `progress`; `contexts` maps prompts to example ids, for messages."""
+    def watch(
+        self, progress: Callable[[int, int], None], total: int, contexts: Mapping[str, str], meter: Meter
+    ) -> None:
+        """Report the next requests to `progress` and `meter`; `contexts` maps prompts to example ids, for messages."""
         self._report, self._total, self._done = progress, total, 0
-        self._contexts, self._batch = contexts, list[str]()
+        self._contexts, self._meter = contexts, meter
 
     def _advance(self, count: int) -> None:
         self._done = min(self._total, self._done + count)
         self._report(self._done, self._total)
 
-    def keep(self, strings: Sequence[str]) -> None:
-        """Tokenize these strings once for all calls."""
-        for string in strings:
-            if string not in self._tokens:
-                self._tokens[string] = super().tok_encode(string)
+    # ---- tokens
+
+    def keep(self, strings: Sequence[str], folder: Path | None = None) -> None:
+        """Tokenize these strings once for all calls, and once for all processes of this machine."""
+        fresh = list(dict.fromkeys(string for string in strings if string not in self._tokens))
+        identity = tokenizer_identity(self.tokenizer)
+        named = identity and f"{identity}:{self.add_bos_token}:{self.prefix_token_id}"
+        self._tokens |= zip(fresh, stored_tokens(fresh, named, self._encode_all, folder), strict=True)
+
+    def _encode_all(self, strings: Sequence[str]) -> list[list[int]]:
+        return [super(ResidentLM, self).tok_encode(string) for string in strings]
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **options: Any) -> list[int]:
         if add_special_tokens is None and not options and string in self._tokens:
@@ -58,47 +75,47 @@ class ResidentLM(HFLM):  # type: ignore[misc]
             _encode_pair=self._encode_pair,
             _loglikelihood_tokens=lambda requests, **_: requests,
         )
-        self.keep([context.rstrip() for context, _ in pairs if context])  # trailing spaces go to the continuation
         requests = [SimpleNamespace(args=pair) for pair in pairs]
         encoded: list[Encoded] = TemplateLM.loglikelihood(stand_in, requests, disable_tqdm=True)
         return encoded
 
-    def tok_batch_encode(self, strings: list[str], *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
-        self._batch = list(strings)
-        encoded: tuple[Tensor, Tensor] = super().tok_batch_encode(strings, *args, **options)
-        return encoded
+    def windows(self, text: str) -> list[Encoded]:
+        """A text cut into windows that follow each other, each token predicted once (lm-eval's rolling windows)."""
+        cut = utils.get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, self._max_length, 1)
+        return [(("", ""), *utils.make_disjoint_window(window)) for window in cut]
 
-    def _model_call(self, inps: Tensor, *args: Any, **options: Any) -> Tensor:
-        logits: Tensor = super()._model_call(inps, *args, **options)
-        self._advance(len(inps))
-        return logits
+    # ---- what lm-eval asks
 
-    def _model_generate(self, context: Tensor, *args: Any, **options: Any) -> Tensor:
-        """Generate, then raise `ScoringError` if any step's logits of a row had no finite maximum.
+    def _loglikelihood_tokens(self, requests: Sequence[Encoded], **_: Any) -> list[tuple[float, bool]]:
+        asked = [Continuation(tuple(context), tuple(continuation)) for _, context, continuation in requests]
+        answers = self._lm.loglikelihoods(asked, self._meter, self._advance)
+        return [(answer.loglikelihood, answer.greedy) for answer in answers]
 
-        A model of NaNs generates without complaint: argmax of NaNs is a token, and an answer is merely wrong.
-        """
-        broken = torch.zeros(len(context), dtype=torch.bool, device=context.device)
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:  # noqa: ARG002
+        windows = [self.windows(request.args[0]) for request in requests]
+        answers = iter(self._loglikelihood_tokens([window for row in windows for window in row]))
+        return [sum(next(answers)[0] for _ in row) for row in windows]
 
-        def look(_module: nn.Module, _args: Any, output: Any) -> None:
-            nonlocal broken
-            rows = ~torch.isfinite(output.logits[:, -1].amax(dim=-1))  # amax keeps NaN; a masked -inf is no harm
-            broken = broken | rows.view(len(broken), -1).any(dim=1)
-
-        handle = self.model.register_forward_hook(look)
-        try:
-            tokens: Tensor = super()._model_generate(context, *args, **options)
-        finally:
-            handle.remove()
-        rows = broken.nonzero().flatten().tolist()
-        if rows:
-            names = [self._contexts.get(self._batch[row], "unknown") for row in rows]
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:  # noqa: ARG002
+        """Raises `ScoringError` where the weights are broken: argmax of NaNs is a token, and a text merely wrong."""
+        eos = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
+        own = getattr(self.model, "generation_config", None)
+        asked_before: Counter[tuple[str, str]] = Counter()
+        prompts = []
+        for context, options in (request.args for request in requests):
+            tokens = tuple(self.tok_encode(context)) or (self.prefix_token_id,)
+            key = (context, repr(options))
+            prompts.append(as_prompt(tokens, options, eos, self.max_gen_toks, own, asked_before[key]))
+            asked_before[key] += 1
+        answers = self._lm.generate(prompts, self._meter, self._advance)
+        broken = [request for request, answer in zip(requests, answers, strict=True) if not answer.finite]
+        if broken:
+            name = self._contexts.get(broken[0].args[0], "unknown")
             raise ScoringError(
-                f"logits are not finite while generating for {len(rows)} of a batch of {len(broken)} "
-                f"examples, the first of them `{names[0]}`; the weights are broken."
+                f"logits are not finite while generating for {len(broken)} of {len(answers)} "
+                f"examples, the first of them `{name}`; the weights are broken."
             )
-        self._advance(len(context))
-        return tokens
+        return [answer.text for answer in answers]
 
 
 @contextmanager

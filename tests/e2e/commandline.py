@@ -39,7 +39,6 @@ def job_content(tiny: Tiny, name: str = "small", trials: int = 20, search_exampl
         "space": {"granularity": "global", "bounds": [0.0, 0.5]},
         "evaluate": {
             "include_path": str(tiny.tasks),
-            "batch_size": 64,
             "tasks": [{"task": task, "metric": "exact_match", "limit": limit} for task in TASKS],
         },
         "search": {"engine": "tpe", "budget": {"trials": trials}, "seed": 1, "scales": [0.5]},

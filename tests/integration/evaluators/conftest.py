@@ -76,7 +76,7 @@ def make(tasks: Path, tokenizer: PreTrainedTokenizerFast) -> Make:
 
     def evaluator(*names: Any, folder: Path = tasks, chat: bool = False, **options: Any) -> HarnessEvaluator:
         allow_code = options.pop("allow_code", False)
-        spec = LmEvalSpec(tasks=names, include_path=str(folder), chat_template=chat, batch_size=8, **options)
+        spec = LmEvalSpec(tasks=names, include_path=str(folder), chat_template=chat, batch_tokens=512, **options)
         return HarnessEvaluator(spec, Splits(), tokenizer, allow_code=allow_code)
 
     return evaluator

@@ -237,7 +237,7 @@ def test_a_generated_answer_has_the_likelihood_of_its_gold_text(
 
 def test_progress_reaches_its_total(tasks: Path, tokenizer: PreTrainedTokenizerFast, model: LlamaForCausalLM) -> None:
     seen: dict[str, list[tuple[int, int]]] = {}
-    spec = LmEvalSpec(tasks=["pick", "letter"], include_path=str(tasks), batch_size=8)
+    spec = LmEvalSpec(tasks=["pick", "letter"], include_path=str(tasks))
     evaluator = HarnessEvaluator(
         spec,
         Splits(),

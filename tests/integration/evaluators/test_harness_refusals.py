@@ -78,14 +78,6 @@ def test_a_metric_that_is_fetched_code_is_refused(make: Make, tmp_path: Path) ->
         assert f"metric `{metric['metric']}` of task `{name}` is code that lm-eval would fetch" in said
 
 
-def test_rolling_likelihood_is_refused(make: Make, tmp_path: Path) -> None:
-    rolling = {"output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{word}}"}
-    write_task(tmp_path, "stream", ROWS, **rolling)
-    said = refusal(make, tmp_path, "stream")
-    assert "output type `loglikelihood_rolling`" in said
-    assert said.endswith("can be scored: multiple_choice, generate_until, loglikelihood.")
-
-
 @pytest.mark.slow
 def test_an_unknown_task_is_refused_with_the_nearest_and_those_there_are(make: Make, tmp_path: Path) -> None:
     write_task(tmp_path, "pick", CHOICES, **CHOICE)
@@ -132,13 +124,11 @@ def test_chat_without_a_chat_template_is_refused(tasks: Path) -> None:
         HarnessEvaluator(spec, Splits(), character_tokenizer(chat=False))
 
 
-def test_random_answers_are_refused(make: Make, tmp_path: Path) -> None:
-    for name, options in (("warm", {"temperature": 0.7}), ("drawn", {"do_sample": True})):
-        options = {"until": ["\n"], "max_gen_toks": 4, **options}
-        write_task(tmp_path, name, ROWS, **{**LETTER, "generation_kwargs": options})
-        said = refusal(make, tmp_path, name)
-        assert f"task `{name}` draws its answers at random" in said
-        assert "Set `do_sample: false`" in said
+def test_a_generation_setting_that_would_be_passed_over_is_refused(make: Make, tmp_path: Path) -> None:
+    options = {"until": ["\n"], "max_gen_toks": 4, "num_beams": 3}
+    write_task(tmp_path, "beams", ROWS, **{**LETTER, "generation_kwargs": options})
+    said = refusal(make, tmp_path, "beams")
+    assert said.startswith("task `beams` sets `num_beams: 3` in its `generation_kwargs`, which is not supported.")
 
 
 def test_more_shots_than_the_task_allows_are_refused(make: Make, tmp_path: Path) -> None:

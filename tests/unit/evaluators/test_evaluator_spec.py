@@ -25,7 +25,7 @@ def test_a_bare_name_and_a_single_folder_are_enough() -> None:
         ({"tasks": [{"task": "a", "weight": float("inf")}]}, "weight"),
         ({"tasks": [{"task": "a", "limit": 0}]}, "limit"),
         ({"tasks": [{"task": "a", "fewshot": -1}]}, "fewshot"),
-        ({"tasks": ["a"], "batch_size": 0}, "batch_size"),
+        ({"tasks": ["a"], "batch_tokens": 0}, "batch_tokens"),
         ({"tasks": ["a"], "batchsize": 8}, "batchsize"),
         ({"tasks": ["a", {"task": "b"}, {"task": "a"}]}, "`a` is listed 2 times"),
     ],

@@ -1,0 +1,6 @@
+"""A resident causal language model, asked for log-likelihoods and text at the cost of its forward passes."""
+
+from evaluators.lm.language_model import LanguageModel
+from evaluators.lm.requests import Continuation, Generated, Likelihood, Prompt, Sampling
+
+__all__ = ["Continuation", "Generated", "LanguageModel", "Likelihood", "Prompt", "Sampling"]
