@@ -79,7 +79,7 @@ class Forward:
                 hidden = self.model(**self._chains(batch)).logits.flatten(0, 1)[places]
             else:
                 inputs = self._trees(batch) if self.way == "trees" else self._chains(batch)
-                hidden = self._body(**inputs, use_cache=False)[0].flatten(0, 1)[places]
+                hidden = self._run_body(**inputs, use_cache=False).flatten(0, 1)[places]
         if self.way == "whole":
             yield 0, hidden
             return
@@ -93,7 +93,7 @@ class Forward:
         """Read the batch into the cache; the logits at `places`. Rows that branch or chains, never `whole`."""
         slots.prefill()
         with timed(meter, "generation", batch.used, self.device):
-            hidden = self._body(**self._trees(batch), past_key_values=slots, use_cache=True)[0]
+            hidden = self._run_body(**self._trees(batch), past_key_values=slots, use_cache=True)
             return self._head(hidden.flatten(0, 1)[places])
 
     def step(self, tokens: Tensor, lengths: Tensor, width: int, slots: Slots, meter: Meter) -> Tensor:
@@ -101,18 +101,23 @@ class Forward:
         slots.step(lengths, width)
         masks = {kind: step_visibility(lengths, width, self._window_of(kind)) for kind in self._kinds}
         with timed(meter, "generation", len(tokens), self.device):
-            hidden = self._body(
+            hidden = self._run_body(
                 input_ids=tokens[:, None],
                 position_ids=lengths[:, None],
                 attention_mask=self._as_taken(masks, width),
                 past_key_values=slots,
                 use_cache=True,
-            )[0]
+            )
             return self._head(hidden[:, 0])
 
     @property
     def vocabulary(self) -> int:
         return int(_text(self.config).vocab_size)
+
+    def _run_body(self, **inputs: Any) -> Tensor:
+        """Hidden states [rows, length, hidden] before the head."""
+        hidden: Tensor = self._body(**inputs)[0]
+        return hidden
 
     def _head(self, hidden: Tensor) -> Tensor:
         """Logits [some, vocabulary] by the model's own forward, its body replaced by what it gave.
