@@ -10,6 +10,7 @@ from torch import Tensor
 
 from merging.check import check_method, check_recipe
 from merging.errors import MergeError
+from merging.frozen import Frozen
 from merging.groups import group_of
 from merging.methods import METHODS, At, Method
 from merging.pieces import pieces
@@ -36,14 +37,11 @@ def materialize(recipe: Recipe, sources: Sources) -> Iterator[tuple[str, Tensor]
         if not reference.is_float(name):
             yield name, stored.clone()
             continue
-        merged = _merged(
-            METHODS[recipe.method],
-            base.tensor(name) if base is not None else None,
-            [expert.tensor(name) for expert in experts.values()],
-            place(recipe, sources, name),
-            dtypes[name],
-        )
-        yield name, merged
+        out = torch.empty(stored.shape, dtype=dtypes[name])
+        tuned = [expert.tensor(name) for expert in experts.values()]
+        method = METHODS[recipe.method]
+        merge_into(out, method, base.tensor(name) if base is not None else None, tuned, place(recipe, sources, name))
+        yield name, out
 
 
 def merged_dtypes(recipe: Recipe, sources: Sources) -> dict[str, torch.dtype]:
@@ -56,9 +54,12 @@ def merged_dtypes(recipe: Recipe, sources: Sources) -> dict[str, torch.dtype]:
     }
 
 
-def place(recipe: Recipe, sources: Sources, name: str) -> At[Any]:
-    """What the method is told about one tensor: its row, the checked settings, its thresholds if any."""
-    structure = check_method(recipe)
+def place(recipe: Recipe, sources: Sources, name: str, structure: Frozen | None = None) -> At[Any]:
+    """What the method is told about one tensor: its row, the checked settings, its thresholds if any.
+
+    `structure`: the settings where they have been checked already.
+    """
+    structure = structure or check_method(recipe)
     density = METHODS[recipe.method].model_density(structure)
     return At(
         tensor=name,
@@ -70,23 +71,33 @@ def place(recipe: Recipe, sources: Sources, name: str) -> At[Any]:
     )
 
 
-def _merged(method: Method, base: Tensor | None, tuned: Sequence[Tensor], at: At[Any], dtype: torch.dtype) -> Tensor:
-    """One tensor, merged and cast, in pieces that fit the cache as far as the method allows."""
-    out = torch.empty(tuned[0].shape, dtype=dtype)
-    if method.elementwise(at.structure):
+def merge_into(
+    out: Tensor,
+    method: Method,
+    base: Tensor | None,
+    tuned: Sequence[Tensor],
+    at: At[Any],
+    directions: Sequence[Tensor] | None = None,
+) -> None:
+    """One tensor, merged and cast into `out`, in pieces that fit the cache as far as the method allows.
+
+    `directions` are the method's own for this place, where they were kept: the bits are the same. Raises `MergeError`
+    where the merged tensor is not finite; the content of `out` is then undefined.
+    """
+    if directions is None and method.elementwise(at.structure):
         for target, origin, models in _sliced(out, base, tuned):
             target.copy_(method.merge(origin, models, at))
             _check_finite(target, method, at)
-        return out
-    directions = method.directions(base, tuned, at)
+        return
+    if directions is None:
+        directions = method.directions(base, tuned, at)
     if not method.combines_slices:
         out.copy_(method.combine(base, directions, at))
         _check_finite(out, method, at)
-        return out
+        return
     for target, origin, parts in _sliced(out, base, directions):
         target.copy_(method.combine(origin, parts, at))
         _check_finite(target, method, at)
-    return out
 
 
 def _sliced(

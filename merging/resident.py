@@ -1,7 +1,7 @@
 """Fill the parameters of a live model in place."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,41 +16,62 @@ _FEW = 3
 def load_into(model: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Copy every tensor into the parameter or buffer of its name, in the model's own dtype and on its device.
 
-    A checkpoint of the bare model fits one with a head on top and the other way round (`base_model_prefix`), and
-    names are changed as transformers does while loading. Tensors that the model computes for itself
-    (non-persistent buffers, names it lists as ignored) are passed over; a parameter tied to a filled one is
-    filled. Not handled: classes that pack several tensors into one while loading, mixtures of experts above
-    all. Raises `MergeError` where a name or shape does not fit, or something is left unfilled; the model's
+    Raises `MergeError` where a name or shape does not fit, or something is left unfilled (see `Places`); the model's
     content is then undefined.
     """
-    targets: dict[str, Tensor] = model.state_dict(keep_vars=True)
-    computed = {name for name, _ in model.named_buffers()} - set(targets)
-    prefix = str(getattr(model, "base_model_prefix", "") or "")
-    renamings = _renamings(model)
-    filled: dict[int, str] = {}
-    strangers = []
+    places = Places(model)
     for name, tensor in tensors:
-        spellings = [*_spellings(name, prefix), *_spellings(_renamed(name, renamings), prefix)]
-        found = next((known for known in spellings if known in targets), None)
-        if found is not None:
-            _fill(targets[found], tensor, name)
-            filled[id(targets[found])] = name
-        elif not _is_ignored(model, name, spellings, computed):
-            strangers.append(name)
-    if strangers:
-        raise MergeError(
-            f"{type(model).__name__} has no place for {_few(strangers)}. A model class that packs its weights "
-            "while loading, as mixtures of experts do, cannot be filled in place."
-        )
-    unfilled = [name for name, target in targets.items() if id(target) not in filled]
-    if unfilled:
-        raise MergeError(f"{type(model).__name__} was left with {_few(unfilled)} that the checkpoint does not have.")
+        target = places.of(name, tensor.shape)
+        if target is not None:
+            target.copy_(tensor)
+    places.check_complete()
 
 
-def _fill(target: Tensor, tensor: Tensor, name: str) -> None:
-    if target.shape != tensor.shape:
-        raise MergeError(f"`{name}` must have shape {tuple(target.shape)}, but has {tuple(tensor.shape)}.")
-    target.copy_(tensor)
+class Places:
+    """Where a checkpoint's tensors go in a live model.
+
+    A checkpoint of the bare model fits one with a head on top and the other way round (`base_model_prefix`), and
+    names are changed as transformers does while loading. Tensors that the model computes for itself
+    (non-persistent buffers, names it lists as ignored) have no place; a parameter tied to a filled one is
+    filled. Not handled: classes that pack several tensors into one while loading, mixtures of experts above
+    all.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._targets: dict[str, Tensor] = model.state_dict(keep_vars=True)
+        self._computed = {name for name, _ in model.named_buffers()} - set(self._targets)
+        self._prefix = str(getattr(model, "base_model_prefix", "") or "")
+        self._renamings = _renamings(model)
+        self._filled: dict[int, str] = {}
+        self._strangers: list[str] = []
+
+    def of(self, name: str, shape: Sequence[int]) -> Tensor | None:
+        """The parameter or buffer a tensor fills; None where the model needs none. Raises `MergeError` on its shape."""
+        prefix = self._prefix
+        spellings = [*_spellings(name, prefix), *_spellings(_renamed(name, self._renamings), prefix)]
+        found = next((known for known in spellings if known in self._targets), None)
+        if found is None:
+            if not _is_ignored(self._model, name, spellings, self._computed):
+                self._strangers.append(name)
+            return None
+        target = self._targets[found]
+        if target.shape != tuple(shape):
+            raise MergeError(f"`{name}` must have shape {tuple(target.shape)}, but has {tuple(shape)}.")
+        self._filled[id(target)] = name
+        return target
+
+    def check_complete(self) -> None:
+        """Raise `MergeError` where a tensor asked about has no place, or a place was not asked for."""
+        kind = type(self._model).__name__
+        if self._strangers:
+            raise MergeError(
+                f"{kind} has no place for {_few(self._strangers)}. A model class that packs its weights "
+                "while loading, as mixtures of experts do, cannot be filled in place."
+            )
+        unfilled = [name for name, target in self._targets.items() if id(target) not in self._filled]
+        if unfilled:
+            raise MergeError(f"{kind} was left with {_few(unfilled)} that the checkpoint does not have.")
 
 
 def _spellings(name: str, prefix: str) -> list[str]:

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 
 from evaluators.aggregate import objectives, task_means
 from evaluators.protocol import Outcome
 from merging.recipe import Recipe
+from optimizer.cost import cost_of
 from optimizer.engines.protocol import Engine
 from optimizer.errors import JobFailed
 from optimizer.plan import Plan
@@ -116,12 +118,14 @@ class Coordinator:
             self.progress.say(f"trial {number} failed: {finished.error}")
         else:
             values = objectives(finished.outcomes, self.plan.tasks, self.job.search.signal)
-            attributes = {
+            attributes: dict[str, Any] = {
                 "digest": finished.round.recipe.digest(),
                 "examples": len(finished.outcomes),
                 "seconds": round(sum(finished.seconds.values()), 3),
                 "tasks": task_means(finished.outcomes, self.plan.tasks),
             }
+            if finished.seconds:  # an earlier attempt's outcomes come without
+                attributes["cost"] = cost_of(finished)
             tell(self.study, number, [values[name] for name in self.job.objectives()], attributes=attributes)
             self._scored_here += len(finished.outcomes)
         self._count(self._trial(number))

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from optimizer import plots
+from optimizer.cost import in_words
 from optimizer.headline import headline, p_value, plural, score, signed
 from optimizer.report_page import STYLE, page
 from optimizer.results import (
@@ -125,6 +126,7 @@ def render(results: Results, importances: Mapping[str, float] | None = None) -> 
         *_importance(results, importances),
         *_trials(results),
         *_failures(results),
+        *_cost(results),
     ]
     drawn = any(block.figure for part in parts for block in part.blocks)
     return page(
@@ -357,6 +359,19 @@ def _failures(results: Results) -> list[Part]:
     grid = Grid([Column("trial"), Column("model", False), Column("reason", False)], rows)
     note = f"The last {_FAILURES} are shown." if len(failed) > _FAILURES else ""
     return [Part(f"Failed trials ({len(failed)})", note, [Block(grid=grid)])]
+
+
+def _cost(results: Results) -> list[Part]:
+    cost = results.cost
+    if cost is None:
+        return []
+    rows = []
+    for stage, seconds in cost.seconds.items():
+        share = f"{seconds / cost.total:.1%}" if cost.total else ""
+        tokens = f"{cost.tokens[stage]:,}" if cost.tokens.get(stage) else ""
+        rows.append(Row([Cell(stage), Cell(f"{seconds:,.1f}"), Cell(share), Cell(tokens)]))
+    grid = Grid([Column("stage", False), Column("seconds"), Column("share"), Column("tokens")], rows)
+    return [Part("Where the time went", in_words(cost), [Block(grid=grid)])]
 
 
 def _settings(results: Results) -> dict[str, str]:

@@ -7,6 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from optimizer.cost import in_words
 from optimizer.headline import headline, p_value, score, signed
 from optimizer.results import (
     ByExpert,
@@ -49,7 +50,7 @@ def render(results: Results) -> Group:
     if standings:
         sections += [_standings(objective, standings, split) for objective in results.objectives]
         sections += _by_task(results, standings)
-    sections += [_trials(results), *_failures(results), *_coefficients(results)]
+    sections += [_trials(results), *_failures(results), *_coefficients(results), *_cost(results)]
     parts: list[RenderableType] = []
     for title, content in sections:
         # A title of its own, because a table's wraps at the table's width.
@@ -90,6 +91,20 @@ def _summary(results: Results) -> Table:
         if value:
             table.add_row(_t(name, "dim"), _t(value))
     return table
+
+
+def _cost(results: Results) -> list[Section]:
+    cost = results.cost
+    if cost is None:
+        return []
+    table = _table()
+    table.add_column("stage")
+    for name in ("seconds", "share", "tokens"):
+        table.add_column(name, justify="right")
+    for stage, seconds in cost.seconds.items():
+        tokens = f"{cost.tokens.get(stage, 0):,}" if cost.tokens.get(stage) else ""
+        table.add_row(stage, f"{seconds:,.1f}", f"{seconds / cost.total:.1%}" if cost.total else "", tokens)
+    return [("Where the time went", table), ("", _t(in_words(cost)))]
 
 
 def _sentences(results: Results) -> Text:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from optimizer.cost import Cost, summed
 from optimizer.statistics import Difference, Estimate
 
 Origin = Literal["baseline", "search", "recommendation"]
@@ -46,7 +47,7 @@ class TrialRow:
     `values` is the estimate told for each objective, `tasks` the means per task: `{"metric": 0.81, "smooth":
     0.64}`, `smooth` only where the task has one. Both are empty for a trial without a score. `examples`
     counts the examples scored for this trial, `seconds` the worker time; `started` and `finished` are ISO
-    8601 times.
+    8601 times. `cost` is None where a trial was scored by an attempt that died before it told.
     """
 
     number: int
@@ -62,6 +63,7 @@ class TrialRow:
     error: str | None = None
     started: str | None = None
     finished: str | None = None
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -127,6 +129,11 @@ class Results:
     experts: tuple[str, ...] = ()
     signal: str = "metric"
     error: str | None = None
+
+    @property
+    def cost(self) -> Cost | None:
+        """Where the search's worker time went; None where no trial recorded it."""
+        return summed(trial.cost for trial in self.trials if trial.cost is not None)
 
     @property
     def objective(self) -> Objective:

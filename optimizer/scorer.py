@@ -34,12 +34,14 @@ class Round:
 
 @dataclass(frozen=True)
 class Finished:
-    """A round that has ended: its outcomes, or the reason why there are none."""
+    """A round that has ended: its outcomes, or the reason why there are none; and what it cost its worker."""
 
     round: Round
     outcomes: list[Outcome]
     seconds: dict[str, float]
     error: str | None = None
+    tokens: dict[str, int] = field(default_factory=dict)
+    model_seconds: float = 0.0
 
 
 @dataclass
@@ -100,7 +102,10 @@ class Scorer:
         key = answer.unit.key
         wanted = self._rounds[key]
         if answer.scored is not None:
-            finished = Finished(wanted, outcomes_from(answer.scored), answer.scored["seconds"], answer.scored["error"])
+            scored = answer.scored
+            outcomes = outcomes_from(scored)
+            seconds, tokens = scored["seconds"], scored["tokens"]
+            finished = Finished(wanted, outcomes, seconds, scored["error"], tokens, scored["model_seconds"])
             if finished.error is None:
                 self.record(finished, answer.worker)
         else:

@@ -10,6 +10,7 @@ import optuna
 from evaluators.aggregate import objectives
 from evaluators.protocol import Outcome, Split
 from optimizer.coordinator import label_of, recipe_of
+from optimizer.cost import Cost
 from optimizer.evidence import Evidence
 from optimizer.finish import Ending, baseline_trials
 from optimizer.jobs import Job
@@ -96,6 +97,7 @@ class Summary:
             error=attributes.get("error"),
             started=_iso(trial.datetime_start),
             finished=_iso(trial.datetime_complete),
+            cost=Cost(**attributes["cost"]) if "cost" in attributes else None,
         )
 
     def _standings(self, ending: Ending, numbers: Sequence[int | None], split: Split) -> list[Standing]:

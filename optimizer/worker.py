@@ -11,15 +11,13 @@ from optimizer.spec import JobFile
 if TYPE_CHECKING:
     from torch import nn
 
-    from merging.recipe import Recipe
-
 
 @dataclass(frozen=True)
 class Scored:
     """A worker's answer for one recipe: plain columns, one row per example id, or the reason there are none.
 
-    `smooth` and `loglikelihood` hold None where an example has no such value. `seconds` tells materialize from
-    scoring.
+    `smooth` and `loglikelihood` hold None where an example has no such value. `seconds` and `tokens` are by stage (see
+    `evaluators.meter`; `other` is what no stage claims), `model_seconds` those inside the model's forward passes.
     """
 
     ids: list[str]
@@ -27,6 +25,8 @@ class Scored:
     smooth: list[float | None]
     loglikelihood: list[float | None]
     seconds: dict[str, float]
+    tokens: dict[str, int]
+    model_seconds: float
     digest: str
     error: str | None = None
 
@@ -41,6 +41,8 @@ class Worker:
         """
         import torch
 
+        from merging.kept_directions import KeptDirections
+        from merging.live import LiveMerge
         from merging.materialize import Sources
         from optimizer.preflight import open_evaluator
 
@@ -51,46 +53,41 @@ class Worker:
         self._sources.verify()
         self._evaluator = open_evaluator(self._job)
         self._model = load_model(self._job, self._sources.config_folder)
-        self._resident: str | None = None
+        self._live = LiveMerge(self._model, self._sources, KeptDirections(self._sources))
 
     def score(self, recipe: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
-        """Fill the resident model with the recipe, unless it already is that merge, and score the examples.
+        """Fill the resident model with the recipe, as far as it is not that merge already, and score the examples.
 
         A merge that is not finite or cannot be scored comes back with `error` set; any other exception is a fault of
         the worker, not of the recipe, and is raised.
         """
+        from evaluators.meter import Meter
         from evaluators.protocol import ScoringError
         from merging.materialize import MergeError
         from merging.recipe import Recipe
 
         wanted = Recipe.model_validate(recipe)
-        started = time.perf_counter()
+        started, meter = time.perf_counter(), Meter()
         try:
-            self._fill(wanted)
-            filled = time.perf_counter()
-            outcomes = self._evaluator.score(self._model, ids)
+            with meter.stage("materialize"):
+                self._live.fill(wanted)
+            outcomes = self._evaluator.score(self._model, ids, meter)
         except (MergeError, ScoringError) as error:
             return asdict(_failed(wanted.digest(), str(error)))
+        claimed = sum(meter.seconds.values())
+        other = max(0.0, time.perf_counter() - started - claimed)
         return asdict(
             Scored(
                 ids=[outcome.id for outcome in outcomes],
                 metric=[outcome.metric for outcome in outcomes],
                 smooth=[outcome.smooth for outcome in outcomes],
                 loglikelihood=[outcome.loglikelihood for outcome in outcomes],
-                seconds={"materialize": filled - started, "score": time.perf_counter() - filled},
+                seconds={**{str(stage): value for stage, value in meter.seconds.items()}, "other": other},
+                tokens={str(stage): count for stage, count in meter.tokens.items()},
+                model_seconds=meter.model_seconds,
                 digest=wanted.digest(),
             )
         )
-
-    def _fill(self, recipe: "Recipe") -> None:
-        from merging.materialize import materialize
-        from merging.resident import load_into
-
-        if recipe.digest() == self._resident:
-            return
-        self._resident = None  # until the last tensor is in place, the model is no recipe at all
-        load_into(self._model, materialize(recipe, self._sources))
-        self._resident = recipe.digest()
 
 
 def load_model(job: JobFile, folder: str) -> "nn.Module":
@@ -110,4 +107,5 @@ def load_model(job: JobFile, folder: str) -> "nn.Module":
 
 
 def _failed(digest: str, error: str) -> Scored:
-    return Scored(ids=[], metric=[], smooth=[], loglikelihood=[], seconds={}, digest=digest, error=error)
+    empty: list[Any] = []
+    return Scored(empty, empty, empty, empty, {}, {}, 0.0, digest, error)

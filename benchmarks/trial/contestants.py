@@ -15,6 +15,8 @@ from evaluators.harness import HarnessEvaluator
 from evaluators.meter import Meter
 from evaluators.spec import LmEvalSpec, Splits
 from merging.groups import groups_of
+from merging.kept_directions import KeptDirections
+from merging.live import LiveMerge
 from merging.materialize import Sources, materialize
 from merging.recipe import Recipe, Source
 from merging.resident import load_into
@@ -26,11 +28,12 @@ class Ours:
 
     model: LlamaForCausalLM
     sources: Sources
+    live: LiveMerge
     evaluator: HarnessEvaluator
 
     def fill(self, recipe: Recipe) -> None:
         """The recipe's weights into the resident model."""
-        load_into(self.model, materialize(recipe, self.sources))
+        self.live.fill(recipe)
 
     def trial(self, recipe: Recipe) -> Meter:
         """One trial over every example; where its time went."""
@@ -89,7 +92,7 @@ def open_ours(paths: list[Path], tasks: Path, task: str, dtype: torch.dtype, dev
     model = LlamaForCausalLM.from_pretrained(paths[0], dtype=dtype).to(device).eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(paths[0])
     evaluator = HarnessEvaluator(LmEvalSpec(tasks=[task], include_path=str(tasks)), Splits(), tokenizer)
-    return Ours(model, sources, evaluator)
+    return Ours(model, sources, LiveMerge(model, sources, KeptDirections(sources)), evaluator)
 
 
 def recipe(sources: Sources, scale: float) -> Recipe:

@@ -52,4 +52,5 @@ BREADCRUMBS = Method(
     structure=Breadcrumbs,
     directions=band,
     combine=add_up,
+    keeps_directions=True,
 )

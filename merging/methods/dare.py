@@ -48,6 +48,7 @@ DARE_LINEAR = Method(
     structure=Dare,
     directions=dropped,
     combine=add_up,
+    keeps_directions=True,
 )
 
 DARE_TIES = Method(
@@ -59,4 +60,5 @@ DARE_TIES = Method(
     structure=Dare,
     directions=dropped,
     combine=elect_and_average,
+    keeps_directions=True,
 )

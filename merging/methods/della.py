@@ -79,4 +79,5 @@ DELLA = Method(
     structure=Della,
     directions=sampled,
     combine=elect_and_average,
+    keeps_directions=True,
 )

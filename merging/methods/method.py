@@ -85,6 +85,7 @@ class Method:
     `linear`: `combine` is base + sum of coefficient times direction, in the order of the experts.
     `elementwise(structure)`: `directions` may be called on any slice of the flattened tensors.
     `combines_slices`: `combine` may, with the same slice of every direction.
+    `keeps_directions`: making directions takes much longer than reading them, so a search keeps them between trials.
     `model_density(structure)`: the share of each task vector, over the whole model, that `at.thresholds` must
     keep. `row_error(row, structure)`: why a row of coefficients cannot be used, None where it can.
     """
@@ -103,6 +104,7 @@ class Method:
     min_models: int = 1
     elementwise: Callable[[Any], bool] = never
     combines_slices: bool = True
+    keeps_directions: bool = False
     model_density: Callable[[Any], float | None] = no_threshold
     row_error: Callable[[tuple[float, ...], Any], str | None] = any_row
 

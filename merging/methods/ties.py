@@ -56,6 +56,7 @@ TIES = Method(
     structure=Ties,
     directions=trimmed,
     combine=elect_and_average,
+    keeps_directions=True,
     elementwise=lambda structure: structure.scope == "model" or structure.density == 1,
     model_density=model_density,
 )

@@ -115,7 +115,8 @@ def scored(unit: Unit, error: str | None = None) -> Answer:
     values = [formula(unit.recipe, example) for example in ids]
     blank: list[float | None] = [None] * len(ids)
     columns = {"ids": ids, "metric": values, "smooth": blank, "loglikelihood": blank}
-    return Answer(unit, {**columns, "seconds": {"score": 0.01}, "digest": "", "error": error}, "worker-1")
+    cost = {"seconds": {"forward": 0.008, "other": 0.002}, "tokens": {"forward": 50}, "model_seconds": 0.006}
+    return Answer(unit, {**columns, **cost, "digest": "", "error": error}, "worker-1")
 
 
 @dataclass
