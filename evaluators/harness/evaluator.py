@@ -182,6 +182,8 @@ class HarnessEvaluator:
         example = Example(place.id, asked.about.name, place.split)
         item = Item(example, asked, document, instances, [])
         if asked.kind == "generate_until":
+            if is_sampled(instances[0].args[1]):
+                item.answers = instances[0].repeats or 1
             if self._spec.gold_likelihood:
                 item.pairs = [(context, delimiter_of(task, self._chat is not None) + gold_text(task, document))]
         elif asked.kind != "loglikelihood_rolling":
@@ -248,13 +250,7 @@ class HarnessEvaluator:
         """The model's answers to every item that asks for text: one, or as many as a task that samples asks for."""
         asking = [item for item in items if item.asked.kind == "generate_until"]
         contexts = {item.instances[0].args[0]: item.example.id for item in asking}
-        requests = [item.instances[0] for item in asking for _ in range(_answers(item))]
+        requests = [item.instances[0] for item in asking for _ in range(item.answers)]
         lm.watch(functools.partial(self._progress, "generating"), len(requests), contexts, meter)
         texts = iter(lm.generate_until(requests))
-        return {item.example.id: [next(texts) for _ in range(_answers(item))] for item in asking}
-
-
-def _answers(item: Item) -> int:
-    """Greedy answers to the same question are the same, so one is enough."""
-    request = item.instances[0]
-    return (request.repeats or 1) if is_sampled(request.args[1]) else 1
+        return {item.example.id: [next(texts) for _ in range(item.answers)] for item in asking}

@@ -29,7 +29,8 @@ class Item:
     """One example, ready to be asked: lm-eval's requests and the gold answer.
 
     `pairs` are the (context, continuation) strings whose log-likelihood is wanted. `gold` are the indices
-    of the gold choices among `choices`, for multiple choice.
+    of the gold choices among `choices`, for multiple choice. `answers` is how many texts are asked for: greedy answers
+    to the same question are the same, so one stands for all.
     """
 
     example: Example
@@ -39,4 +40,5 @@ class Item:
     pairs: list[tuple[str, str]]
     choices: list[str] = field(default_factory=list)
     gold: tuple[int, ...] = ()
+    answers: int = 1
     encoded: list[Encoded] = field(default_factory=list)

@@ -15,7 +15,7 @@ from torch import nn
 
 from evaluators.harness.gen_options import as_prompt
 from evaluators.harness.items import Encoded
-from evaluators.lm import Continuation, LanguageModel
+from evaluators.lm import Continuation, LanguageModel, Prompt
 from evaluators.lm.token_store import stored_tokens, tokenizer_identity
 from evaluators.meter import Meter
 from evaluators.protocol import ScoringError
@@ -35,6 +35,7 @@ class ResidentLM(HFLM):  # type: ignore[misc]
         self._max_length = self.max_length  # lm-eval looks it up in the config three times for every request
         self._lm = LanguageModel(model, tokenizer, self._max_length, batch_tokens)
         self._tokens: dict[str, list[int]] = {}
+        self._prompts: dict[tuple[str, str, int], Prompt] = {}
         self.watch(lambda _done, _total: None, 0, {}, Meter())
 
     def watch(
@@ -99,13 +100,11 @@ class ResidentLM(HFLM):  # type: ignore[misc]
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:  # noqa: ARG002
         """Raises `ScoringError` where the weights are broken: argmax of NaNs is a token, and a text merely wrong."""
         eos = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
-        own = getattr(self.model, "generation_config", None)
         asked_before: Counter[tuple[str, str]] = Counter()
         prompts = []
         for context, options in (request.args for request in requests):
-            tokens = tuple(self.tok_encode(context)) or (self.prefix_token_id,)
             key = (context, repr(options))
-            prompts.append(as_prompt(tokens, options, eos, self.max_gen_toks, own, asked_before[key]))
+            prompts.append(self._prompt(context, options, eos, (*key, asked_before[key])))
             asked_before[key] += 1
         answers = self._lm.generate(prompts, self._meter, self._advance)
         broken = [request for request, answer in zip(requests, answers, strict=True) if not answer.finite]
@@ -116,6 +115,14 @@ class ResidentLM(HFLM):  # type: ignore[misc]
                 f"examples, the first of them `{name}`; the weights are broken."
             )
         return [answer.text for answer in answers]
+
+    def _prompt(self, context: str, options: Mapping[str, Any], eos: str, key: tuple[str, str, int]) -> Prompt:
+        """The request as it was read the first time; the last part of `key` counts the times it was asked before."""
+        if key not in self._prompts:
+            tokens = tuple(self.tok_encode(context)) or (self.prefix_token_id,)
+            own = getattr(self.model, "generation_config", None)
+            self._prompts[key] = as_prompt(tokens, options, eos, self.max_gen_toks, own, key[-1])
+        return self._prompts[key]
 
 
 @contextmanager
