@@ -1,0 +1,1 @@
+"""What it costs to change the weights of a resident model."""
