@@ -12,6 +12,7 @@ _Answer = TypeVar("_Answer")
 
 _CPU_TOKENS = 4096  # more tokens in a batch make a CPU no faster
 _CPU_TEXTS, _GPU_TEXTS = 128, 512
+_CPU_CACHE = 2 << 30  # bytes of keys and values of one worker: a machine runs several, and none knows of the others
 _LEAST_TOKENS = 64
 _SHARE = 0.4  # of the memory that is free: several workers may share a device, and none knows of the others
 _READ_BYTES = 128 << 20
@@ -33,8 +34,10 @@ def text_slots(config: Any, device: torch.device, dtype: torch.dtype, longest: i
         each = longest * bytes_per_token(config, dtype.itemsize)
     except (AttributeError, TypeError):  # a config with other names: only the model itself knows
         return 16
-    most = _GPU_TEXTS if device.type == "cuda" else _CPU_TEXTS
-    return max(1, min(most, int(_SHARE * _free(device) / max(1, each))))
+    room = _SHARE * _free(device)
+    if device.type == "cuda":
+        return max(1, min(_GPU_TEXTS, int(room / max(1, each))))
+    return max(1, min(_CPU_TEXTS, int(min(room, _CPU_CACHE) / max(1, each))))
 
 
 def most_reads(vocabulary: int, dtype: torch.dtype) -> int:
