@@ -60,7 +60,7 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     fingerprints = _read_weights(checkpoints, say)
     plan = _plan(job, _template(job, fingerprints), checkpoints)
     plan = plan.model_copy(update={"examples": counts, "tasks": tuple(evaluator.tasks())})
-    return Checked(plan, examples, _notes(job, evaluator))
+    return Checked(plan, examples, [*_notes(job, evaluator), *_twins(fingerprints)])
 
 
 def open_evaluator(job: JobFile) -> "HarnessEvaluator":
@@ -326,6 +326,17 @@ def gib(count: float) -> str:
     if count >= 2**30:
         return f"{count / 2**30:.1f} GiB"
     return f"{count / 2**20:.1f} MiB"
+
+
+def _twins(fingerprints: dict[str, str]) -> list[str]:
+    """Experts with the same weights: likely one path written twice."""
+    first: dict[str, str] = {}
+    found = []
+    for name, fingerprint in fingerprints.items():
+        other = first.setdefault(fingerprint, name)
+        if other != name:
+            found.append(f"expert `{name}` has the very weights of {f'expert `{other}`' if other else 'the base'}.")
+    return found
 
 
 def _notes(job: JobFile, evaluator: "HarnessEvaluator") -> list[str]:

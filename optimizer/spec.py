@@ -38,8 +38,8 @@ class Models(Frozen):
 class Budget(Frozen):
     """When the search stops: at the first limit reached. Baselines are trials and count."""
 
-    trials: int | None = Field(default=None, ge=1)
-    examples: int | None = Field(default=None, ge=1)
+    trials: int | None = Field(default=None, ge=1, strict=True)  # strict: `true` is not 1
+    examples: int | None = Field(default=None, ge=1, strict=True)
     minutes: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
@@ -54,16 +54,16 @@ class Search(Frozen):
 
     engine: str = "cma-es"
     budget: Budget
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=2**31, strict=True)
     signal: Signal = "metric"
     scales: tuple[float, ...] = (0.2, 0.3, 0.4, 0.5, 0.6)
-    finalists: int = Field(default=3, ge=1, le=50)
+    finalists: int = Field(default=3, ge=1, le=50, strict=True)
 
 
 class Workers(Frozen):
     """The processes that score candidates. `cpus` and `gpus` are per worker; a fraction of a GPU is allowed."""
 
-    count: int = Field(default=1, ge=1, le=1024)
+    count: int = Field(default=1, ge=1, le=1024, strict=True)
     cpus: float = Field(default=1, gt=0)
     gpus: float = Field(default=0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"

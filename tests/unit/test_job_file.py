@@ -70,6 +70,7 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     ("text", "said"),
     [
         (GOOD + "name: second\n", "the key `name` is written twice"),
+        (GOOD.replace("trials: 30", "trials: true"), "`search.budget.trials`"),
         (GOOD.replace("{trials: 30}", "{}"), "at least one of trials, examples, minutes"),
         (GOOD.replace("{math: models/math, code: {path: org/code, revision: v1}}", "{}"), "at least one expert"),
         (GOOD.replace("math: models", "ma.th: models"), "an expert's name must be"),
