@@ -12,7 +12,7 @@ from evaluators.lm.batches import gather
 from evaluators.lm.decoding import choose
 from evaluators.lm.forest import plant
 from evaluators.lm.forward import Forward
-from evaluators.lm.requests import Generated, Prompt, Tokens
+from evaluators.lm.requests import Generated, Prompt
 from evaluators.lm.slots import Slots
 from evaluators.lm.stops import Stops
 from evaluators.meter import Meter
@@ -96,7 +96,7 @@ class Writer:
         """Read as many waiting prompts as there are slots; those not finished by their first token move in."""
         fresh = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
         crossover = self._forward.crossover()
-        rows = plant([_distinct(text.prompt) for text in fresh], crossover, self._budget)
+        rows = plant([text.prompt.tokens for text in fresh], crossover, self._budget)
         for batch in gather(rows, self._budget):
             here = batch.to(self._forward.device)
             members = [
@@ -127,8 +127,8 @@ class Writer:
         staying = self._append(self._active, logits, finish)
         if len(staying) == len(self._active):
             return
-        kept = len(staying)
-        holes = [slot for slot in range(kept) if slot not in set(staying)]
+        kept, still = len(staying), set(staying)
+        holes = [slot for slot in range(kept) if slot not in still]
         movers = [slot for slot in staying if slot >= kept]
         if movers:
             slots.move(torch.tensor(movers, device=device), torch.tensor(holes, device=device), width)
@@ -160,10 +160,6 @@ class Writer:
         if until not in self._stops:
             self._stops[until] = Stops(self._tokenizer, until)
         return self._stops[until]
-
-
-def _distinct(prompt: Prompt) -> Tokens:
-    return prompt.tokens
 
 
 def _stretched(path: list[int], width: int) -> list[int]:
