@@ -8,6 +8,9 @@ from torch import Tensor
 
 from evaluators.lm.forest import Row
 
+_ENOUGH = 512  # tokens: more of them are no faster each on a CPU core
+_ALIKE = 0.9
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -39,13 +42,15 @@ def gather(
     """Batches of at most `budget` tokens with padding, longest rows first; lengths are multiples of `multiple`.
 
     A row longer than the budget is a batch of its own. Where `most_reads` is set, a batch also ends before the sum of
-    `reads` over its rows exceeds it.
+    `reads` over its rows exceeds it. A row much shorter than the batch's first begins another once the batch is large
+    enough to keep a processor busy: padding costs as much as tokens do.
     """
     batches: list[list[Row]] = []
     width = taken = 0
     for row in sorted(rows, key=lambda row: -len(row.tokens)):
         wanted = reads(row)
         full = not batches or (len(batches[-1]) + 1) * width > budget
+        full = full or (len(batches[-1]) * width >= _ENOUGH and len(row.tokens) < _ALIKE * width)
         if full or (most_reads and taken + wanted > most_reads):
             batches.append([])
             width, taken = _rounded(len(row.tokens), multiple), 0

@@ -77,6 +77,13 @@ def test_batches_stay_within_their_budget_of_tokens_and_of_reads() -> None:
     assert all(batch.length % 8 == 0 for batch in gather(rows, 10_000, multiple=8))
 
 
+def test_rows_of_different_lengths_are_not_padded_to_the_longest() -> None:
+    rows = plant([tuple(range(start, start + 20 + 4 * start)) for start in range(100)], ALONE, 1000)
+    batches = gather(rows, budget=100_000)
+    padded, used = sum(batch.tokens.numel() for batch in batches), sum(batch.used for batch in batches)
+    assert padded < 1.1 * used
+
+
 def test_a_window_hides_what_lies_too_far_back() -> None:
     row = Row()
     row.add(0, (1, 2, 3, 4, 5), 0)
