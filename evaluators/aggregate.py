@@ -53,20 +53,22 @@ def objectives(outcomes: Iterable[Outcome], tasks: Sequence[Task], signal: Signa
     """Each objective's value, the weighted mean of its tasks' means, in the order the tasks name them.
 
     Larger is always better: the metric of a task where lower is better enters with its sign flipped. The
-    smooth score is a probability of the right answer, so it is never flipped. Raises `EvaluatorError` as
-    `task_means` does, and where `signal` is "smooth" but a task has no smooth score.
+    smooth score is a probability of the right answer, so it is flipped only where the job is to forget that answer.
+    Tasks that are only to keep a bound do not enter. Raises `EvaluatorError` as `task_means` does, and where `signal`
+    is "smooth" but a task that enters has no smooth score.
     """
     means = task_means(outcomes, tasks)
+    named = [(task.objective, task) for task in tasks if task.objective is not None]
     if signal == "smooth":
-        without = [task.name for task in tasks if means[task.name]["smooth"] is None]
+        without = [task.name for _, task in named if means[task.name]["smooth"] is None]
         if without:
             raise EvaluatorError(
                 f"signal `smooth` needs a smooth score from every task, but {', '.join(without)} has none. "
                 "Set `gold_likelihood: true` for tasks that generate text, or use signal `metric`."
             )
     values: dict[str, float] = {}
-    for objective in dict.fromkeys(task.objective for task in tasks):
-        own = [task for task in tasks if task.objective == objective]
+    for objective in dict.fromkeys(objective for objective, _ in named):
+        own = [task for its, task in named if its == objective]
         total = math.fsum(task.weight for task in own)
         values[objective] = math.fsum(task.weight * _value(task, means[task.name], signal) for task in own) / total
     return values
@@ -76,5 +78,5 @@ def _value(task: Task, means: TaskMeans, signal: Signal) -> float:
     if signal == "smooth":
         smooth = means["smooth"]
         assert smooth is not None  # `objectives` has refused tasks without one
-        return smooth
+        return -smooth if task.turned else smooth
     return means["metric"] if task.higher_is_better else -means["metric"]

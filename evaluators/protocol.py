@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
+
+from evaluators.bounds import Bound
 
 if TYPE_CHECKING:  # reports and the CLI read outcomes; they must not wait for torch
     from torch import nn
 
     from evaluators.meter import Meter
+    from evaluators.splits import Counts
 
 Split = Literal["search", "select", "test"]
 SPLITS: tuple[Split, ...] = ("search", "select", "test")
@@ -41,13 +44,19 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Task:
-    """What the aggregate needs to know about a task: its metric, which way is better, how much it counts."""
+    """What the aggregate needs to know about a task: its metric, which way is better, how much it counts.
+
+    `objective` is None where the task only has to keep its `bound`. `turned` says that the job aims the other way than
+    the metric does, to forget something: the smooth score, a probability of the right answer, is then to fall as well.
+    """
 
     name: str
     metric: str
     higher_is_better: bool
     weight: float
-    objective: str
+    objective: str | None
+    bound: Bound | None = None
+    turned: bool = False
 
 
 class Evaluator(Protocol):
@@ -56,6 +65,10 @@ class Evaluator(Protocol):
     def tasks(self) -> Sequence[Task]: ...
 
     def examples(self) -> Sequence[Example]: ...
+
+    def counts(self) -> Mapping[str, Counts]:
+        """For each task, how many documents each split got and how many were left out."""
+        ...
 
     def score(self, model: nn.Module, ids: Sequence[str], meter: Meter | None = None) -> list[Outcome]:
         """One outcome per id, in the order of `ids`; seconds and tokens are added to `meter`.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from evaluators.protocol import SPLITS, EvaluatorError, Split
-from evaluators.spec import Limits, Splits
+from evaluators.shares import Limits, Splits
 
 Document = Mapping[str, Any]
 Origin = Literal["validation", "test"]

@@ -47,7 +47,7 @@ def evaluate_model(model: str, job_file: Path, split: str) -> ModelScores:
 def _load(spec: JobFile, model: str) -> Any:
     from merging.checkpoint import open_checkpoint
     from merging.recipe import Source
-    from optimizer.worker import load_model
+    from optimizer.loading import load_model
 
     try:
         folder = open_checkpoint(Source(path=model)).folder

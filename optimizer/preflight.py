@@ -16,8 +16,7 @@ from optimizer.plan import Needs, Plan, baselines, sources_of
 from optimizer.spec import JobFile, Workers
 
 if TYPE_CHECKING:
-    from evaluators.harness import HarnessEvaluator
-    from evaluators.protocol import Example
+    from evaluators.protocol import Evaluator, Example
     from merging.checkpoint import Checkpoint
     from merging.recipe import Recipe
 
@@ -44,6 +43,7 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     """
     _check_engine(job)
     _check_method(job)
+    _check_kind(job)
     say("Checking the models")
     checkpoints = _open_models(job)
     _check_architecture(job, next(iter(checkpoints.values())))
@@ -63,18 +63,32 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     return Checked(plan, examples, [*_notes(job, evaluator), *_twins(fingerprints)])
 
 
-def open_evaluator(job: JobFile) -> "HarnessEvaluator":
-    """The job's evaluator with its tasks loaded and its examples split. Raises `InputError`."""
-    from evaluators.harness import HarnessEvaluator
+def open_evaluator(job: JobFile) -> "Evaluator":
+    """The job's evaluators as one, with their tasks loaded and their examples split. Raises `InputError`."""
     from evaluators.protocol import EvaluatorError
+    from evaluators.setting import Setting
+    from evaluators.spec import open_evaluators
 
-    spec = job.evaluate
-    if job.search.signal == "smooth":
-        spec = spec.model_copy(update={"gold_likelihood": True})
+    setting = Setting(
+        job.splits,
+        lambda: open_tokenizer(job),
+        allow_code=job.trust_task_code,
+        smooth=job.search.signal == "smooth",
+        experts=tuple(job.models.experts),
+        folder_of=lambda expert: str(_expert_folder(job, expert)),
+    )
     try:
-        return HarnessEvaluator(spec, job.splits, open_tokenizer(job), allow_code=job.trust_task_code)
+        return open_evaluators(job.evaluate, setting)
     except EvaluatorError as error:
         raise InputError(str(error)) from error
+
+
+def _expert_folder(job: JobFile, expert: str) -> Path:
+    from merging.locate import locate
+    from merging.recipe import Source
+
+    model = job.models.experts[expert]
+    return locate(Source(path=model.path, revision=model.revision))[0]
 
 
 def open_tokenizer(job: JobFile) -> Any:
@@ -98,6 +112,16 @@ def _check_engine(job: JobFile) -> None:
     if name not in ENGINES:
         raise InputError(f"there is no engine `{name}`; {suggest(name, list(ENGINES))}.")
     ENGINES[name].check(len(job.objectives()))
+
+
+def _check_kind(job: JobFile) -> None:
+    """Whether the evaluators can score this kind of model."""
+    for spec in job.evaluate:
+        if spec.scores is not None and spec.scores != job.models.load:
+            raise InputError(
+                f"the evaluator `{spec.evaluator}` scores models of the kind {spec.scores}, but `models.load` is "
+                f"{job.models.load}; set `load: {spec.scores}` under `models`, or use another evaluator."
+            )
 
 
 def _check_method(job: JobFile) -> None:
@@ -132,22 +156,24 @@ def _open_models(job: JobFile) -> dict[str, "Checkpoint"]:
 
 
 def _check_architecture(job: JobFile, checkpoint: "Checkpoint") -> None:
-    """Whether a worker will be able to build the model; built here without weights."""
+    """Whether a worker will be able to build the model; built here without weights where that can be done."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
 
     from merging.resident import load_into
+    from optimizer.loading import empty_model
 
-    trust = {"trust_remote_code": job.trust_remote_code}
-    build: Any = AutoModelForCausalLM.from_config
     try:
-        with torch.device("meta"):
-            model = build(AutoConfig.from_pretrained(str(checkpoint.folder), **trust), **trust)
+        model = empty_model(job, str(checkpoint.folder))
+    except InputError:
+        raise
     except Exception as error:  # whatever the model's own code raises
+        kind = "causal language model" if job.models.load == "causal-lm" else f"{job.models.load} model"
         raise InputError(
-            f"{checkpoint.folder}: transformers must be able to build a causal language model from its config.json, "
+            f"{checkpoint.folder}: transformers must be able to build a {kind} from its config.json, "
             f"but: {_first_line(error)} Check `model_type` there, or upgrade transformers."
         ) from error
+    if model is None:
+        return
     try:
         load_into(model, ((name, torch.empty(shape, device="meta")) for name, shape in checkpoint.shapes.items()))
     except ValueError as error:
@@ -339,7 +365,7 @@ def _twins(fingerprints: dict[str, str]) -> list[str]:
     return found
 
 
-def _notes(job: JobFile, evaluator: "HarnessEvaluator") -> list[str]:
+def _notes(job: JobFile, evaluator: "Evaluator") -> list[str]:
     """What a careful person would want to be told before the search starts."""
     notes = []
     if job.search.signal == "smooth":
@@ -349,6 +375,8 @@ def _notes(job: JobFile, evaluator: "HarnessEvaluator") -> list[str]:
             notes.append(f"`{task}`: {counts.duplicates} documents that come twice are kept once.")
         if counts.leaked:
             notes.append(f"`{task}`: {counts.leaked} validation documents are left out, they are test documents too.")
+    for spec in job.evaluate:
+        notes += [f"code of yours runs here and on the workers: {code}." for code in spec.runs()]
     if job.trust_task_code:
         notes.append("`trust_task_code` is on: code in the task files runs here and on the workers.")
     if job.trust_remote_code:

@@ -5,22 +5,29 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from evaluators.spec import LmEvalSpec, Splits
+from evaluators.own_code import located_function
+from evaluators.shares import Splits
+from evaluators.spec import Evaluate, counted
 from merging.frozen import Frozen
 from merging.named import Model, NamedMethod, NamedModel, located
 from merging.recipe import DType
 from merging.yaml_file import FileError, parse, read_mapping
 from optimizer.errors import InputError
+from optimizer.loading import check_load
 from search_spaces.spec import SpaceSpec
 
 Signal = Literal["metric", "smooth"]
 
 
 class Models(Frozen):
-    """The base and its experts. The experts keep the file's order everywhere, and their names reach every report."""
+    """The base and its experts. The experts keep the file's order everywhere, and their names reach every report.
+
+    `load` says what kind of model they are, and so how a worker builds the one that is filled (`optimizer.loading`).
+    """
 
     base: Model | None = None
     experts: dict[str, Model]
+    load: str = "causal-lm"
 
     @field_validator("experts")
     @classmethod
@@ -33,6 +40,12 @@ class Models(Frozen):
                     f"an expert's name must be 1 to 60 characters without dots, slashes or spaces, but is {name!r}"
                 )
         return experts
+
+    @field_validator("load")
+    @classmethod
+    def _a_known_way(cls, load: str) -> str:
+        check_load(load)
+        return load
 
 
 class Budget(Frozen):
@@ -91,7 +104,7 @@ class JobFile(Frozen):
     models: Models
     method: NamedMethod = NamedMethod(name="task_arithmetic")
     space: SpaceSpec
-    evaluate: LmEvalSpec
+    evaluate: Evaluate
     splits: Splits = Splits()
     search: Search
     workers: Workers = Workers()
@@ -101,7 +114,21 @@ class JobFile(Frozen):
 
     def objectives(self) -> list[str]:
         """The names of what is maximised, in the order of the tasks that first name them."""
-        return list(dict.fromkeys(task.objective for task in self.evaluate.tasks))
+        named = [entry.objective for entry in counted(self.evaluate)]
+        return list(dict.fromkeys(objective for objective in named if objective is not None))
+
+    @model_validator(mode="after")
+    def _searches_for_something(self) -> "JobFile":
+        if not self.objectives():
+            raise ValueError(
+                "`evaluate`: at least one task must count towards an `objective`, but all are only bounded"
+            )
+        for entry in counted(self.evaluate):
+            of = entry.bound.of if entry.bound else None
+            known = [*(["base"] if self.models.base else []), *self.models.experts]
+            if of is not None and of not in known:
+                raise ValueError(f"`bound.of` must name a model of the job, one of {', '.join(known)}, but is {of!r}")
+        return self
 
 
 def read_job_file(path: Path, name: str | None = None) -> JobFile:
@@ -123,12 +150,13 @@ def _with_absolute_paths(job: JobFile, folder: Path) -> JobFile:
     def placed(model: NamedModel) -> NamedModel:
         return model.model_copy(update={"path": located(model.path, folder)})
 
+    def absolute(path: str) -> str:
+        return str((folder / Path(path).expanduser()).resolve())
+
     models = Models(
         base=placed(job.models.base) if job.models.base else None,
         experts={name: placed(model) for name, model in job.models.experts.items()},
+        load=located_function(job.models.load, absolute),
     )
-    include_path = job.evaluate.include_path
-    if include_path is not None:
-        include_path = tuple(str((folder / Path(one).expanduser()).resolve()) for one in include_path)
-    evaluate = job.evaluate.model_copy(update={"include_path": include_path})
+    evaluate = tuple(spec.located(absolute) for spec in job.evaluate)
     return job.model_copy(update={"models": models, "evaluate": evaluate})

@@ -3,13 +3,10 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from optimizer.plan import Plan
 from optimizer.spec import JobFile
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,7 @@ class Worker:
         from merging.kept_directions import KeptDirections
         from merging.live import LiveMerge
         from merging.materialize import Sources
+        from optimizer.loading import load_model
         from optimizer.preflight import open_evaluator
 
         torch.set_num_threads(threads)
@@ -88,22 +86,6 @@ class Worker:
                 digest=wanted.digest(),
             )
         )
-
-
-def load_model(job: JobFile, folder: str) -> "nn.Module":
-    """The model whose parameters every trial overwrites, on the job's device and in its compute dtype."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model: nn.Module = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=getattr(torch, job.workers.dtype),
-        trust_remote_code=job.trust_remote_code,
-        use_safetensors=True,
-    )
-    model.to(torch.device(job.workers.torch_device()))
-    model.eval()
-    return model
 
 
 def _failed(digest: str, error: str) -> Scored:

@@ -7,12 +7,12 @@ without what it repeats on every call: loading tasks, building requests, tokeniz
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import nn
 
+from evaluators.documents import check_every_split, pick
 from evaluators.harness.answers import filtered_results, hand_over, probe, read_outcome
 from evaluators.harness.gen_options import is_sampled
 from evaluators.harness.items import Asked, Item
@@ -20,9 +20,10 @@ from evaluators.harness.loading import load_tasks
 from evaluators.harness.reading import check_room, delimiter_of, documents_of, gold_choices, gold_text, never_shown
 from evaluators.harness.resident import ResidentLM, evaluating
 from evaluators.harness.templates import chat_renderer, guard_templates
+from evaluators.lm_eval_tasks import LmEvalSpec
 from evaluators.meter import Meter
-from evaluators.protocol import SPLITS, EvaluatorError, Example, Outcome, ScoringError, Task
-from evaluators.spec import Limits, LmEvalSpec, Splits
+from evaluators.protocol import EvaluatorError, Example, Outcome, ScoringError, Task
+from evaluators.shares import Limits, Splits
 from evaluators.splits import Counts, Document, Origin, Placed, assign
 
 Progress = Callable[[str, int, int], None]
@@ -86,7 +87,7 @@ class HarnessEvaluator:
         `ScoringError` where a log-likelihood, a logit or a metric is not finite, and `EvaluatorError` for
         an id that is not an example.
         """
-        items = self._wanted(ids)
+        items = list(pick(self._items, ids).values())
         meter = meter or Meter()
         with evaluating(model), torch.no_grad():
             lm = self._resident(model)
@@ -118,12 +119,7 @@ class HarnessEvaluator:
         documents = documents_of(asked)
         placed, counts = assign(asked.about.name, documents.get("validation"), documents.get("test"), splits, limit)
         self._counts[asked.about.name] = counts
-        for split in SPLITS:
-            if not any(row.split == split for row in placed):
-                raise EvaluatorError(
-                    f"every split needs an example of every task, but `{asked.about.name}` has none for "
-                    f"`{split}` ({counts}). Give the task more documents, or `{split}` a larger share."
-                )
+        check_every_split(asked.about.name, placed, counts)
         prepared: dict[tuple[Origin, int], Item] = {}
         for origin, rows in documents.items():
             chosen = {row.position: row for row in placed if row.origin == origin}
@@ -194,18 +190,6 @@ class HarnessEvaluator:
         return item
 
     # ---- asking the model
-
-    def _wanted(self, ids: Sequence[str]) -> list[Item]:
-        """The items of `ids`, each once, in the evaluator's own order."""
-        asked_for = dict.fromkeys(ids)
-        unknown = [name for name in asked_for if name not in self._items]
-        if unknown:
-            near = get_close_matches(unknown[0], self._items, n=3)
-            raise EvaluatorError(
-                f"`{unknown[0]}` is not one of the {len(self._items)} examples of {', '.join(self._counts)}"
-                + (f"; nearest: {', '.join(near)}." if near else ". Were the task's documents changed?")
-            )
-        return [item for name, item in self._items.items() if name in asked_for]
 
     def _resident(self, model: nn.Module) -> "ResidentLM":
         """The lm-eval view of this model object, made when it is first met."""

@@ -11,8 +11,8 @@ from lm_eval.tasks import TaskManager
 
 from evaluators.harness.items import Asked
 from evaluators.harness.reading import read_task
+from evaluators.lm_eval_tasks import LmEvalSpec, LmEvalTask
 from evaluators.protocol import EvaluatorError
-from evaluators.spec import LmEvalSpec, LmEvalTask
 from evaluators.task_files import code_references, unreadable
 
 SHIPPED = Path(lm_eval.__file__).resolve().parent

@@ -11,8 +11,8 @@ from evaluators.harness.answers import ROLLING
 from evaluators.harness.gen_options import check_options
 from evaluators.harness.items import Asked, Item
 from evaluators.harness.resident import ResidentLM
-from evaluators.protocol import EvaluatorError, Task
-from evaluators.spec import LmEvalTask
+from evaluators.lm_eval_tasks import LmEvalTask
+from evaluators.protocol import EvaluatorError
 from evaluators.splits import Document, Origin
 
 OUTPUT_TYPES = ("multiple_choice", "generate_until", "loglikelihood", "loglikelihood_rolling")
@@ -33,7 +33,7 @@ def read_task(task: Any, entry: LmEvalTask, shared: int) -> Asked:
     if task.OUTPUT_TYPE == "generate_until":
         check_options(name, task.config.generation_kwargs)
     metric, higher_is_better = _metric(task, name, entry.metric)
-    about = Task(name, metric, higher_is_better, entry.weight / shared, entry.objective)
+    about = entry.as_task(name, metric, higher_is_better, shared)
     return Asked(task, about, _filter(task, name, entry.filter), _shots(task, name, entry.fewshot))
 
 

@@ -2,5 +2,15 @@
 
 from evaluators.lm.language_model import LanguageModel
 from evaluators.lm.requests import Continuation, Generated, Likelihood, Prompt, Sampling
+from evaluators.lm.window import rolling, window_of
 
-__all__ = ["Continuation", "Generated", "LanguageModel", "Likelihood", "Prompt", "Sampling"]
+__all__ = [
+    "Continuation",
+    "Generated",
+    "LanguageModel",
+    "Likelihood",
+    "Prompt",
+    "Sampling",
+    "rolling",
+    "window_of",
+]

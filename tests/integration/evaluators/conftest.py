@@ -23,7 +23,8 @@ from small_tasks import (
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from evaluators.harness import HarnessEvaluator
-from evaluators.spec import LmEvalSpec, Splits
+from evaluators.lm_eval_tasks import LmEvalSpec
+from evaluators.shares import Splits
 
 
 def pytest_configure(config: pytest.Config) -> None:

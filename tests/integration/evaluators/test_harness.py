@@ -16,8 +16,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from evaluators.aggregate import objectives, task_means
 from evaluators.harness import HarnessEvaluator
+from evaluators.lm_eval_tasks import LmEvalSpec
 from evaluators.protocol import Outcome, ScoringError
-from evaluators.spec import LmEvalSpec, Splits
+from evaluators.shares import Splits
 from evaluators.splits import content_hash
 
 CLOSE = 1e-4  # nats: batches of other shapes add up in another order

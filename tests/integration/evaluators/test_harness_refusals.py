@@ -21,8 +21,9 @@ from small_tasks import (
 from transformers import LlamaForCausalLM
 
 from evaluators.harness import HarnessEvaluator
+from evaluators.lm_eval_tasks import LmEvalSpec
 from evaluators.protocol import EvaluatorError
-from evaluators.spec import LmEvalSpec, Splits
+from evaluators.shares import Splits
 
 ROWS = {"test": letter_rows(1, 20)}
 CHOICES = {"test": choice_rows(1, 20)}

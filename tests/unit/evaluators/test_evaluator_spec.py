@@ -6,7 +6,8 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from evaluators.spec import LmEvalSpec, LmEvalTask, Splits
+from evaluators.lm_eval_tasks import LmEvalSpec, LmEvalTask
+from evaluators.shares import Splits
 
 
 def test_a_bare_name_and_a_single_folder_are_enough() -> None:

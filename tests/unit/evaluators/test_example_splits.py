@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluators.protocol import EvaluatorError
-from evaluators.spec import Limits, Splits
+from evaluators.shares import Limits, Splits
 from evaluators.splits import assign, content_hash, draw
 
 

@@ -1,0 +1,53 @@
+"""Several evaluators as one: every example goes to the evaluator its task belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from evaluators.protocol import Evaluator, EvaluatorError, Example, Outcome, Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from evaluators.meter import Meter
+    from evaluators.splits import Counts
+
+
+class Several:
+    """The tasks of all evaluators, in order. Raises `EvaluatorError` where two of them name a task alike."""
+
+    def __init__(self, evaluators: Sequence[Evaluator]) -> None:
+        self._evaluators = tuple(evaluators)
+        self._owner: dict[str, int] = {}
+        for number, evaluator in enumerate(self._evaluators):
+            for task in evaluator.tasks():
+                if task.name in self._owner:
+                    raise EvaluatorError(
+                        f"a task's name stands for one task, but `{task.name}` is one of two evaluators; "
+                        "give one of them another `name`."
+                    )
+                self._owner[task.name] = number
+
+    def tasks(self) -> list[Task]:
+        return [task for evaluator in self._evaluators for task in evaluator.tasks()]
+
+    def examples(self) -> list[Example]:
+        return [example for evaluator in self._evaluators for example in evaluator.examples()]
+
+    def counts(self) -> Mapping[str, Counts]:
+        return {name: counts for evaluator in self._evaluators for name, counts in evaluator.counts().items()}
+
+    def score(self, model: nn.Module, ids: Sequence[str], meter: Meter | None = None) -> list[Outcome]:
+        """See `Evaluator.score`."""
+        asked: dict[int, list[str]] = {}
+        for name in ids:
+            task = name.rpartition(":")[0]
+            if task not in self._owner:
+                raise EvaluatorError(f"`{name}` belongs to none of the tasks: {', '.join(self._owner)}.")
+            asked.setdefault(self._owner[task], []).append(name)
+        found: dict[str, Outcome] = {}
+        for number, evaluator in enumerate(self._evaluators):
+            for outcome in evaluator.score(model, asked[number], meter) if number in asked else ():
+                found[outcome.id] = outcome
+        return [found[name] for name in ids]
