@@ -10,6 +10,7 @@ import optuna
 from evaluators.aggregate import objectives, task_means
 from evaluators.protocol import Outcome
 from merging.recipe import Recipe
+from optimizer.bounds import broken, references, total, violations
 from optimizer.cost import cost_of
 from optimizer.engines.protocol import Engine
 from optimizer.errors import JobFailed
@@ -49,7 +50,8 @@ class Coordinator:
         self._orphans = list(running(self.study))
         self._began = time.monotonic()
         self._opened = self._finished = self._failed = self._scored_here = 0
-        self._best: tuple[float, str] | None = None
+        self._best: tuple[float, float, str] | None = None  # negated violation, value, label
+        self._references = references(self.plan.tasks)
         self._kept = 1 if self.engine.recommends and not self._has(RECOMMENDATION) else 0
         for trial in all_trials(self.study):
             self._opened += trial.state != optuna.trial.TrialState.WAITING
@@ -71,7 +73,8 @@ class Coordinator:
 
     def _enqueue_baselines(self) -> None:
         known = {trial.user_attrs.get("label") for trial in all_trials(self.study)}
-        for baseline in self.plan.baselines:
+        # what bounds are measured from is scored first: without it nothing can be told
+        for baseline in sorted(self.plan.baselines, key=lambda one: one.label not in self._references):
             if baseline.label not in known:
                 attributes = {"origin": "baseline", "kind": baseline.kind, "label": baseline.label}
                 if baseline.parameters is None:
@@ -85,10 +88,24 @@ class Coordinator:
 
     def _next(self) -> Round | None:
         """Trials an earlier attempt left open, then enqueued ones, then the engine's while the budget lasts."""
+        if self._a_reference_is_out():
+            return None
         found = self._next_waiting()
         if found is not None or self._budget_used() >= 1:
             return found
         return self._opened_round(self.engine.ask())
+
+    def _a_reference_is_out(self) -> bool:
+        """Whether a model that bounds are measured from is being scored: whoever came back before it would wait."""
+        waiting = {orphan.number for orphan in self._orphans}
+        return any(
+            trial.number not in waiting and trial.user_attrs.get("label") in self._references
+            for trial in (running(self.study) if self._references else ())
+        )
+
+    def _reference(self, label: str) -> list[Outcome] | None:
+        found = (trial for trial in all_trials(self.study) if trial.user_attrs.get("label") == label)
+        return next((self.recorded(trial.number) for trial in found), None)
 
     def _next_waiting(self) -> Round | None:
         while self._orphans:
@@ -115,18 +132,25 @@ class Coordinator:
         number = finished.round.trial
         if finished.error is not None:
             tell(self.study, number, None, error=finished.error)
+            label = self._trial(number).user_attrs.get("label")
+            if label in self._references:
+                raise JobFailed(f"{label} could not be scored, and bounds are measured from it: {finished.error}")
             self.progress.say(f"trial {number} failed: {finished.error}")
         else:
             values = objectives(finished.outcomes, self.plan.tasks, self.job.search.signal)
+            beyond = violations(finished.outcomes, self.plan.tasks, self._reference)
             attributes: dict[str, Any] = {
                 "digest": finished.round.recipe.digest(),
                 "examples": len(finished.outcomes),
                 "seconds": round(sum(finished.seconds.values()), 3),
                 "tasks": task_means(finished.outcomes, self.plan.tasks),
             }
+            if beyond:
+                attributes["feasible"] = total(beyond) == 0
             if finished.seconds:  # an earlier attempt's outcomes come without
                 attributes["cost"] = cost_of(finished)
-            tell(self.study, number, [values[name] for name in self.job.objectives()], attributes=attributes)
+            told = [values[name] for name in self.job.objectives()]
+            tell(self.study, number, told, attributes=attributes, constraints=beyond)
             self._scored_here += len(finished.outcomes)
         self._count(self._trial(number))
         if self._finished == 0 and self._failed >= FAILURES_IN_A_ROW:
@@ -138,8 +162,8 @@ class Coordinator:
         elif trial.state == optuna.trial.TrialState.COMPLETE:
             self._finished += 1
             value = sum(trial.values) / len(trial.values)
-            if self._best is None or value > self._best[0]:
-                self._best = (value, label_of(trial))
+            if self._best is None or (-broken(trial), value) > self._best[:2]:
+                self._best = (-broken(trial), value, label_of(trial))
 
     def _has(self, origin: str) -> bool:
         return any(trial.user_attrs.get("origin") == origin for trial in all_trials(self.study))
@@ -164,7 +188,9 @@ class Coordinator:
         return self.seconds_before + time.monotonic() - self._began
 
     def _standings(self) -> Standings:
-        best, label = self._best or (None, "")
+        beyond, best, label = self._best or (0.0, None, "")
+        if beyond < 0:
+            label += ", beyond a bound"
         under_way = 1 - (self._finished + self._failed) / max(1, self._opened)
         return Standings(
             finished=self._finished,

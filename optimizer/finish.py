@@ -8,6 +8,7 @@ import optuna
 from evaluators.aggregate import objectives
 from evaluators.protocol import Outcome, Split, Task
 from merging.recipe import Recipe
+from optimizer.bounds import broken, references, total, violations
 from optimizer.errors import JobFailed
 from optimizer.progress import Progress
 from optimizer.scorer import Round, Scorer
@@ -48,7 +49,8 @@ class Finish:
                 "no trial has a score, so there is nothing to choose from; `mergeopt show` lists the reasons"
             )
         self.progress.say(f"Scoring {len(chosen)} finalists on the select split")
-        self._score(chosen, "select")
+        measured_from = [self._numbered(label) for label in references(self.tasks)]
+        self._score([*chosen, *(number for number in measured_from if number not in chosen)], "select")
         winner = self._best_on_select(chosen)
         compared = [winner, *(number for number in baseline_trials(self.study) if number != winner)]
         missing = [number for number in compared if self.recorded(number, "test") is None]
@@ -67,7 +69,10 @@ class Finish:
                 self.progress.say(f"trial {finished.round.trial} has no {split} score: {finished.error}")
 
     def _best_on_select(self, numbers: Sequence[int]) -> int:
-        """The finalist with the best metric on select; of equals a baseline first, then the earlier one."""
+        """The finalist with the best metric on select; of equals a baseline first, then the earlier one.
+
+        One that keeps the job's bounds there comes before any that does not.
+        """
         baselines = baseline_trials(self.study)
         scores = {}
         for number in numbers:
@@ -75,20 +80,28 @@ class Finish:
             if outcomes:
                 values = objectives(outcomes, self.tasks).values()
                 # Rounded: means that are equal over several tasks may differ in their last bit.
-                scores[number] = round(sum(values) / len(values), 9)
+                beyond = total(violations(outcomes, self.tasks, self._select_of))
+                scores[number] = (-beyond, round(sum(values) / len(values), 9))
         if not scores:
             raise JobFailed("no finalist could be scored on the select split; the reasons are above")
         return max(scores, key=lambda number: (scores[number], number in baselines, -number))
+
+    def _numbered(self, label: str) -> int:
+        return next(trial.number for trial in all_trials(self.study) if trial.user_attrs.get("label") == label)
+
+    def _select_of(self, label: str) -> list[Outcome] | None:
+        return self.recorded(self._numbered(label), "select")
 
 
 def finalists(study: optuna.Study, count: int) -> list[int]:
     """The engine's own answer, the best baseline, and the `count` best of the search, by trial number.
 
-    With several objectives, those of the Pareto front come first, by their mean over the objectives.
+    With several objectives, those of the Pareto front come first, by their mean over the objectives. Trials that keep
+    the job's bounds come before those that do not, and these by how far they are beyond.
     """
     scored = [trial for trial in all_trials(study) if trial.state == optuna.trial.TrialState.COMPLETE]
     front = {trial.number for trial in scored if not any(_dominates(other, trial) for other in scored)}
-    ranked = sorted(scored, key=lambda trial: (trial.number not in front, -_mean(trial), trial.number))
+    ranked = sorted(scored, key=lambda trial: (broken(trial), trial.number not in front, -_mean(trial), trial.number))
 
     def of(origin: str) -> list[int]:
         return [trial.number for trial in ranked if trial.user_attrs.get("origin") == origin]
@@ -106,6 +119,8 @@ def baseline_trials(study: optuna.Study) -> list[int]:
 
 
 def _dominates(one: optuna.trial.FrozenTrial, other: optuna.trial.FrozenTrial) -> bool:
+    if broken(one) != broken(other):
+        return broken(one) < broken(other)
     pairs = list(zip(one.values, other.values, strict=True))
     return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
 

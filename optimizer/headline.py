@@ -10,6 +10,7 @@ def headline(results: Results) -> list[str]:
     scored = any(completed(results, objective) for objective in results.objectives)
     if results.test:
         sentences += [text for objective in results.objectives for text in _on_test(results, objective)]
+        sentences += _bounds(results.test, "test")
         sentences += _optimism(results)
     elif scored:
         sentences += _without_test(results)
@@ -92,6 +93,19 @@ def _also_alike(others: list[Standing], objective: Objective) -> list[str]:
     return [f"Nor can it be distinguished from {', '.join(alike)}."] if alike else []
 
 
+def _bounds(standings: tuple[Standing, ...], split: str) -> list[str]:
+    """One sentence for each of the job's bounds: whether the winner keeps it."""
+    winner = next((standing for standing in standings if standing.kind == "winner"), None)
+    sentences = []
+    for kept in winner.kept if winner is not None else ():
+        value = score(kept.measured.mean) if " from " not in kept.bound else signed(kept.measured.mean)
+        sentences.append(
+            f"Bound on {kept.task}, {kept.bound}: {kept.verdict} on the {split} split, where it is {value} "
+            f"({_interval(kept.measured)})."
+        )
+    return sentences
+
+
 def _optimism(results: Results) -> list[str]:
     if results.optimism is None:
         return []
@@ -117,6 +131,7 @@ def _without_test(results: Results) -> list[str]:
             )
         elif completed(results, objective):
             sentences.append(_best_so_far(results, objective))
+    sentences += _bounds(results.select, "select")
     sentences.append(
         f"There is no test result yet: these are {splits}, of examples the choice was made on, and therefore "
         "optimistic."

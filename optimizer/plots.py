@@ -22,6 +22,7 @@ from optimizer.results import (
     better,
     by_expert,
     completed,
+    keeping,
     ranked,
     reason,
     sorted_standings,
@@ -94,10 +95,10 @@ def best_so_far(results: Results, objective: Objective) -> go.Figure | None:
     """The best observed value after each trial, against trials and against examples scored.
 
     None under two scored trials. It is the best of noisy scores and therefore optimistic. Examples are added
-    up in the order trials finished.
+    up in the order trials finished. Trials that break a bound are left out while any keeps them all.
     """
     rows = _finished(results)
-    scored = [row for row in rows if row.state == "complete" and objective.name in row.values]
+    scored = keeping([row for row in rows if row.state == "complete" and objective.name in row.values])
     if len(scored) < 2:
         return None
     best: list[float] = []
@@ -341,7 +342,7 @@ def pareto(results: Results) -> go.Figure | None:
     if not rows:
         return None
     figure = go.Figure()
-    edge = sorted(front(rows, first, second), key=lambda row: row.values[first.name])
+    edge = sorted(front(keeping(rows), first, second), key=lambda row: row.values[first.name])
     line = {"color": LINE, "width": 1.5, "dash": "dot"}
     figure.add_trace(_points(edge, first, second, "front", {"mode": "lines", "line": line}))
     for origin, (name, colour, symbol, size) in ORIGIN_STYLES.items():

@@ -119,6 +119,7 @@ def render(results: Results, importances: Mapping[str, float] | None = None) -> 
     """
     parts = [
         *_standings(results),
+        *_bounds(results),
         *_tasks(results),
         *_search(results),
         *_front(results),
@@ -194,6 +195,30 @@ def _standing_grid(standings: Sequence[Standing], objective: Objective) -> Grid:
         cells += _difference_cells((standing.difference or {}).get(objective.name))
         rows.append(Row(cells, standing.kind == "winner"))
     return Grid(head, rows)
+
+
+def _bounds(results: Results) -> list[Part]:
+    """For every model, whether it keeps the job's bounds."""
+    standings, split = _shown(results)
+    head = [Column("model", False), Column("task", False), Column("bound", False), Column("measured")]
+    head += [Column("interval"), Column("", False)]
+    rows = [
+        Row(
+            [
+                Cell(standing.label),
+                Cell(kept.task),
+                Cell(kept.bound),
+                Cell(score(kept.measured.mean)),
+                Cell(_range(kept.measured)),
+                Cell(kept.verdict, style="alike" if kept.violation > 0 else ""),
+            ],
+            standing.kind == "winner",
+        )
+        for standing in standings
+        for kept in standing.kept
+    ]
+    note = f"On the {split} split, 95 % intervals. A bound from a model is measured on the same examples."
+    return [Part("Bounds", note, [Block(grid=Grid(head, rows))])] if rows else []
 
 
 def _difference_cells(difference: Difference | None) -> list[Cell]:

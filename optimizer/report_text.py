@@ -49,6 +49,7 @@ def render(results: Results) -> Group:
     standings, split = (results.test, "Test split") if results.test else (results.select, "Select split")
     if standings:
         sections += [_standings(objective, standings, split) for objective in results.objectives]
+        sections += _bounds(standings, split)
         sections += _by_task(results, standings)
     sections += [_trials(results), *_failures(results), *_coefficients(results), *_cost(results)]
     parts: list[RenderableType] = []
@@ -133,6 +134,23 @@ def _standings(objective: Objective, standings: tuple[Standing, ...], split: str
     return f"{split}: {objective.name}{note}", table
 
 
+def _bounds(standings: tuple[Standing, ...], split: str) -> list[Section]:
+    """For every model, whether it keeps the job's bounds."""
+    if not any(standing.kept for standing in standings):
+        return []
+    table = _table()
+    table.add_column("model", overflow="fold")
+    table.add_column("bound", overflow="fold")
+    table.add_column("measured", justify="right")
+    table.add_column("95 % interval", justify="right", no_wrap=True)
+    table.add_column("")
+    for standing in standings:
+        for kept in standing.kept:
+            bound = _t(f"{kept.task} {kept.bound}")
+            table.add_row(_t(standing.label, _style(standing)), bound, *_estimate(kept.measured), Text(kept.verdict))
+    return [(f"{split}: bounds", table)]
+
+
 def _estimate(estimate: Estimate | None) -> list[Text]:
     if estimate is None:
         return [Text("-"), Text("")]
@@ -175,7 +193,8 @@ def _trials(results: Results) -> Section:
     for row in rows[:TOP]:
         values = [_t(score(row.values[o.name]) if o.name in row.values else "-") for o in results.objectives]
         style = "bold" if row.number == results.winner else ""
-        table.add_row(str(row.number), _t(row.label, style), *values, f"{row.examples:,}", _t(row.digest[:12]))
+        label = row.label if row.beyond == 0 else f"{row.label} (beyond a bound)"
+        table.add_row(str(row.number), _t(label, style), *values, f"{row.examples:,}", _t(row.digest[:12]))
     return f"Best {min(TOP, len(rows))} of {len(rows)} scored trials on the search split (optimistic)", table
 
 

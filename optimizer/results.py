@@ -37,7 +37,28 @@ class TaskInfo:
     metric: str
     weight: float = 1.0
     higher_is_better: bool = True
-    objective: str = "score"
+    objective: str | None = "score"
+    bound: str | None = None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Kept:
+    """How a model keeps a bound: the task's mean, or its mean minus the named model's, with a 95 % interval.
+
+    `bound` is the limit in words, `violation` how far the mean is beyond it, zero or less where it is kept. `surely`
+    says that the whole interval lies on the mean's side of the limit.
+    """
+
+    task: str
+    bound: str
+    measured: Estimate
+    violation: float
+    surely: bool
+
+    @property
+    def verdict(self) -> str:
+        """In words: `kept`, `broken`, and whether that is sure."""
+        return ("kept" if self.violation <= 0 else "broken") + ("" if self.surely else ", not surely")
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -47,7 +68,8 @@ class TrialRow:
     `values` is the estimate told for each objective, `tasks` the means per task: `{"metric": 0.81, "smooth":
     0.64}`, `smooth` only where the task has one. Both are empty for a trial without a score. `examples`
     counts the examples scored for this trial, `seconds` the worker time; `started` and `finished` are ISO
-    8601 times. `cost` is None where a trial was scored by an attempt that died before it told.
+    8601 times. `cost` is None where a trial was scored by an attempt that died before it told. `beyond` is by how much
+    it breaks the job's bounds in all, 0 where it keeps them.
     """
 
     number: int
@@ -64,6 +86,7 @@ class TrialRow:
     started: str | None = None
     finished: str | None = None
     cost: Cost | None = None
+    beyond: float = 0.0
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -72,7 +95,7 @@ class Standing:
 
     `objectives` and `tasks` are its scores with intervals; `difference` is the winner minus this model on the
     same examples (None for the winner itself), per objective and, in `task_difference`, per task with
-    p-values adjusted by Holm over the tasks.
+    p-values adjusted by Holm over the tasks. `kept` has the job's bounds, in the order of the tasks.
     """
 
     trial: int | None
@@ -83,6 +106,12 @@ class Standing:
     tasks: dict[str, Estimate]
     difference: dict[str, Difference] | None = None
     task_difference: dict[str, Difference] | None = None
+    kept: tuple[Kept, ...] = ()
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it keeps every bound of the job on this split, by its means."""
+        return all(one.violation <= 0 for one in self.kept)
 
     @property
     def distinguishable(self) -> bool | None:
@@ -164,9 +193,14 @@ def completed(results: Results, objective: Objective) -> list[TrialRow]:
 
 
 def ranked(results: Results, objective: Objective) -> list[TrialRow]:
-    """The completed trials, best first; of equals the earlier one first."""
+    """The completed trials, best first; of equals the earlier one first. Those that break a bound come last."""
     sign = -1.0 if objective.higher_is_better else 1.0
-    return sorted(completed(results, objective), key=lambda t: (sign * t.values[objective.name], t.number))
+    return sorted(completed(results, objective), key=lambda t: (t.beyond, sign * t.values[objective.name], t.number))
+
+
+def keeping(rows: list[TrialRow]) -> list[TrialRow]:
+    """The trials that keep the job's bounds; all of them where none does."""
+    return [row for row in rows if row.beyond == 0] or rows
 
 
 def better(objective: Objective, a: float, b: float) -> bool:
@@ -176,12 +210,11 @@ def better(objective: Objective, a: float, b: float) -> bool:
 
 def best_standing(standings: tuple[Standing, ...], kinds: tuple[Kind, ...], objective: Objective) -> Standing | None:
     """The best model of these kinds by its mean on the objective; of equals the first. None where there is
-    none.
+    none. Models that keep the job's bounds go before those that do not.
     """
     found: Standing | None = None
-    for standing in standings:
-        if standing.kind not in kinds or objective.name not in standing.objectives:
-            continue
+    named = [one for one in standings if one.kind in kinds and objective.name in one.objectives]
+    for standing in [one for one in named if one.feasible] or named:
         mean = standing.objectives[objective.name].mean
         if found is None or better(objective, mean, found.objectives[objective.name].mean):
             found = standing

@@ -159,11 +159,13 @@ def tell(
     values: Sequence[float] | None,
     error: str | None = None,
     attributes: Mapping[str, Any] | None = None,
+    constraints: Mapping[str, float] | None = None,
 ) -> None:
     """Record a trial's result once: its values, or FAIL with the reason in the user attribute `error`.
 
-    `attributes` become user attributes. Raises ValueError where the trial is not running, and where a value is
-    not finite (Optuna itself accepts infinity) or there are more or fewer of them than objectives.
+    `attributes` become user attributes, `constraints` Optuna's (zero or less is feasible). Raises ValueError where the
+    trial is not running, and where a value is not finite (Optuna itself accepts infinity) or there are more or fewer
+    of them than objectives.
     """
     if (values is None) == (error is None):
         raise ValueError(f"trial {number} needs values or an error, one of them, but got {values} and {error!r}.")
@@ -177,7 +179,8 @@ def tell(
         raise ValueError(
             f"trial {number} needs {len(study.directions)} finite values, but was told {list(values)}; tell it failed."
         )
-    _finish(study, trial, TrialState.COMPLETE, [float(value) for value in values], attributes or {})
+    told = [float(value) for value in values]
+    _finish(study, trial, TrialState.COMPLETE, told, attributes or {}, constraints or {})
 
 
 def _finish(
@@ -186,6 +189,7 @@ def _finish(
     state: TrialState,
     values: list[float] | None,
     attributes: Mapping[str, Any],
+    constraints: Mapping[str, float] | None = None,
 ) -> None:
     """Attributes, then state: a finished trial takes no more. `trial` is not finished when this is called."""
     storage = study._storage
@@ -196,6 +200,10 @@ def _finish(
             return  # an attempt before this one was committed, only its answer was lost
         for key, value in attributes.items():
             storage.set_trial_user_attr(trial._trial_id, key, value)
+        live = Trial(study, trial._trial_id)
+        for key, value in (constraints or {}).items():
+            if key not in now.constraints:  # it may stand there by an attempt whose answer was lost
+                live.set_constraint(key, value)
         storage.set_trial_state_values(trial._trial_id, state=state, values=values)
 
     _patiently(_engine(study), record)

@@ -8,17 +8,19 @@ import numpy as np
 import optuna
 
 from evaluators.aggregate import objectives
-from evaluators.protocol import Outcome, Split
+from evaluators.bounds import Bound
+from evaluators.protocol import Outcome, Split, Task
+from optimizer.bounds import broken, label_of_model
 from optimizer.coordinator import label_of, recipe_of
 from optimizer.cost import Cost
 from optimizer.evidence import Evidence
 from optimizer.finish import Ending, baseline_trials
 from optimizer.jobs import Job
 from optimizer.plan import Plan
-from optimizer.results import Kind, Objective, Results, Standing, TaskInfo, TrialRow
+from optimizer.results import Kept, Kind, Objective, Results, Standing, TaskInfo, TrialRow
 from optimizer.results import TrialState as RowState
 from optimizer.spec import JobFile
-from optimizer.statistics import Difference, differences_by_task, interval, paired_difference
+from optimizer.statistics import Difference, Estimate, differences_by_task, interval, paired_difference
 from optimizer.study import all_trials
 
 Scores = dict[str, dict[str, float]]  # task, then example id
@@ -54,7 +56,14 @@ class Summary:
             seed=self._spec.search.seed,
             objectives=tuple(Objective(name) for name in self._spec.objectives()),
             tasks=tuple(
-                TaskInfo(task.name, task.metric, task.weight, task.higher_is_better, task.objective)
+                TaskInfo(
+                    task.name,
+                    task.metric,
+                    task.weight,
+                    task.higher_is_better,
+                    task.objective,
+                    task.bound.in_words() if task.bound is not None else None,
+                )
                 for task in self._tasks
             ),
             splits=dict(self._plan.examples),
@@ -98,6 +107,7 @@ class Summary:
             started=_iso(trial.datetime_start),
             finished=_iso(trial.datetime_complete),
             cost=Cost(**attributes["cost"]) if "cost" in attributes else None,
+            beyond=broken(trial),
         )
 
     def _standings(self, ending: Ending, numbers: Sequence[int | None], split: Split) -> list[Standing]:
@@ -108,10 +118,10 @@ class Summary:
         if winners is None:
             return []
         rest = {number: outcomes for number, outcomes in scored.items() if outcomes is not None}
-        found = [self._standing(ending.winner, "winner", winners, None, rng)]
+        found = [self._standing(ending.winner, "winner", winners, None, rng, split)]
         for number, outcomes in rest.items():
             kind: Kind = self._trials[number].user_attrs.get("kind", "finalist")
-            found.append(self._standing(number, kind, outcomes, winners, rng))
+            found.append(self._standing(number, kind, outcomes, winners, rng, split))
         return found
 
     def _standing(
@@ -121,6 +131,7 @@ class Summary:
         outcomes: list[Outcome],
         winners: list[Outcome] | None,
         rng: np.random.Generator,
+        split: Split,
     ) -> Standing:
         here, best = self._by_task(outcomes), self._by_task(winners) if winners is not None else None
         trial = self._trials[number]
@@ -136,7 +147,27 @@ class Summary:
             tasks={task: interval({task: list(here[task].values())}, {task: 1.0}, rng) for task in here},
             difference=self._differences(best, here, rng) if best is not None else None,
             task_difference=differences_by_task(best, here, rng) if best is not None else None,
+            kept=tuple(
+                self._kept(task, task.bound, here, split, rng) for task in self._tasks if task.bound is not None
+            ),
         )
+
+    def _kept(self, task: Task, bound: Bound, here: Scores, split: Split, rng: np.random.Generator) -> Kept:
+        own = {task.name: here[task.name]}
+        if bound.of is None:
+            measured = interval({task.name: list(own[task.name].values())}, {task.name: 1.0}, rng)
+        else:
+            of = self._by_task(self._reference(label_of_model(bound.of), split))
+            difference = paired_difference(own, {task.name: of[task.name]}, {task.name: 1.0}, rng)
+            measured = Estimate(difference.mean, difference.low, difference.high, difference.n)
+        violation = bound.violation(measured.mean)
+        ends = [bound.violation(end) > 0 for end in (measured.low, measured.high)]
+        return Kept(task.name, bound.in_words(), measured, violation, surely=ends == [violation > 0] * 2)
+
+    def _reference(self, label: str, split: Split) -> list[Outcome]:
+        """What bounds are measured from; scored on every split before anything is measured."""
+        number = next(trial.number for trial in self._trials if trial.user_attrs.get("label") == label)
+        return self._evidence.outcomes(number, split) or []
 
     def _differences(self, best: Scores, other: Scores, rng: np.random.Generator) -> dict[str, Difference]:
         """The winner minus the other, per objective."""
@@ -172,7 +203,8 @@ class Summary:
     def _leading(self) -> int | None:
         """The best trial of an unfinished job, by what the study was told."""
         scored = [trial for trial in self._trials if trial.state == optuna.trial.TrialState.COMPLETE]
-        return max(scored, key=lambda trial: (sum(trial.values), -trial.number)).number if scored else None
+        best = max(scored, key=lambda trial: (-broken(trial), sum(trial.values), -trial.number), default=None)
+        return best.number if best is not None else None
 
     def _coefficients(self, number: int | None) -> dict[str, dict[str, float]]:
         if number is None:

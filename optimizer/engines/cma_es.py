@@ -15,6 +15,7 @@ from cmaes import CMA
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from optimizer.bounds import broken
 from optimizer.engines.protocol import Distributions, Engine
 from optimizer.engines.seeds import seed_for
 from optimizer.errors import InputError
@@ -119,8 +120,7 @@ class CmaEs:
     def _tell(self, members: list[FrozenTrial]) -> None:
         if all(trial.values is None for trial in members):
             return
-        # cmaes minimises; a failed member ranks behind every told one, in member order among its like.
-        costs = [math.inf if trial.values is None else -trial.values[0] for trial in members]
+        costs = _costs(members)
         points_told = [self._unit(trial.params) for trial in members]
         self._cma.tell(list(zip(points_told, costs, strict=True)))
         self._learned = True
@@ -138,6 +138,24 @@ class CmaEs:
             name: min(max(float(value), one.low), one.high)
             for (name, one), value in zip(self._distributions.items(), values, strict=True)
         }
+
+
+def _costs(members: list[FrozenTrial]) -> list[float]:
+    """What `cmaes` minimises: it looks at the order alone.
+
+    A member that breaks a bound ranks behind every one that keeps them all, by how far it is beyond (Deb 2000, An
+    efficient constraint handling method for genetic algorithms). A failed member ranks behind every told one, in
+    member order among its like.
+    """
+    told = [trial for trial in members if trial.values is not None]
+    worst = max((-trial.values[0] for trial in told if broken(trial) == 0), default=0.0)
+
+    def cost(trial: FrozenTrial) -> float:
+        if trial.values is None:
+            return math.inf
+        return worst + broken(trial) if broken(trial) > 0 else -trial.values[0]
+
+    return [cost(trial) for trial in members]
 
 
 def _start(distributions: Distributions, start: Mapping[str, float] | None) -> dict[str, float]:

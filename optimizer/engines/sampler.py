@@ -64,4 +64,5 @@ class SamplerEngine:
             params={name: trial.params[name] for name in self.distributions},
             distributions={name: shared[one] for name, one in self.distributions.items()},
             system_attrs=system_attrs,
+            constraints=trial.constraints,
         )

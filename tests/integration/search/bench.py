@@ -63,14 +63,14 @@ def plan_of(job: JobFile) -> Plan:
         coefficient_names=EXPERTS,
         baselines=tuple(found),
         start=next(one.parameters for one in found if one.label == "uniform average"),
-        tasks=tuple(Task(name, "acc", True, 1.0, objective) for name, objective in _objectives(job).items()),
+        tasks=_tasks(job),
         examples=dict.fromkeys(("search", "select", "test"), PER_SPLIT * len(TASKS)),
         needs=Needs(model_bytes=1, worker_memory_bytes=1, total_memory_bytes=1, disk_bytes=1),
     )
 
 
-def _objectives(job: JobFile) -> dict[str, str]:
-    return {task.task: task.objective for task in job.evaluate.tasks}
+def _tasks(job: JobFile) -> tuple[Task, ...]:
+    return tuple(task.as_task(task.task, "acc", True) for spec in job.evaluate for task in spec.tasks)
 
 
 def formula(recipe: dict[str, Any], example: str) -> float:

@@ -5,6 +5,8 @@ import random
 import pytest
 
 from evaluators.aggregate import objectives, task_means
+from evaluators.bounds import Bound
+from evaluators.counted import Counted
 from evaluators.protocol import EvaluatorError, Outcome, Task
 
 READ = Task("read", "acc", higher_is_better=True, weight=1.0, objective="score")
@@ -71,3 +73,16 @@ def test_a_smooth_objective_needs_smooth_scores() -> None:
         objectives(rows, [READ, MATH], "smooth")
     with pytest.raises(EvaluatorError, match="a smooth score for 1 of 2 examples"):
         task_means([Outcome("read:01", 1.0, 0.5), Outcome("read:02", 1.0)], [READ])
+
+
+def test_a_task_that_is_only_bounded_enters_no_objective() -> None:
+    bounded = Task("math", "exact_match", True, 3.0, None, Bound(at_least=0.5))
+    assert objectives(OUTCOMES[:3], [READ, bounded]) == {"score": 0.5}
+    without_smooth = [Outcome("read:01", 1.0, 0.9), Outcome("math:01", 1.0)]
+    assert objectives(without_smooth, [READ, bounded], "smooth") == {"score": 0.9}
+
+
+def test_where_a_task_is_to_be_forgotten_its_right_answers_count_against_the_merge() -> None:
+    forget = Counted(direction="minimize").as_task("read", "acc", higher_is_better=True)
+    assert objectives(OUTCOMES[:2], [forget]) == {"score": -0.5}
+    assert objectives(OUTCOMES[:2], [forget], "smooth")["score"] == pytest.approx(-0.6)
