@@ -97,6 +97,8 @@ def _bounds(standings: tuple[Standing, ...], split: str) -> list[str]:
     """One sentence for each of the job's bounds: whether the winner keeps it."""
     winner = next((standing for standing in standings if standing.kind == "winner"), None)
     sentences = []
+    if winner is not None and not winner.feasible:
+        sentences.append(f"The winner does not keep every bound of the job on the {split} split.")
     for kept in winner.kept if winner is not None else ():
         value = score(kept.measured.mean) if " from " not in kept.bound else signed(kept.measured.mean)
         sentences.append(
