@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 _PYTHON_AND_LIBRARIES = 1_000_000_000  # one worker with torch, transformers and lm-eval loaded, measured 0.8-0.9 GB
+_LOADED_HERE = 2 * 2**30  # a larger model of the user's own function is first loaded by a worker
 _ACTIVATIONS = 0.25  # share of the model's bytes added for activations and key-value caches, a rough allowance
 
 
@@ -156,28 +157,30 @@ def _open_models(job: JobFile) -> dict[str, "Checkpoint"]:
 
 
 def _check_architecture(job: JobFile, checkpoint: "Checkpoint") -> None:
-    """Whether a worker will be able to build the model; built here without weights where that can be done."""
-    import torch
+    """Whether a worker will be able to build the model and to fill it; built here as far as that is cheap."""
+    from merging.resident import Places
+    from optimizer.loading import TENSORS, empty_model, is_function, own_model
 
-    from merging.resident import load_into
-    from optimizer.loading import empty_model
-
+    load, folder = job.models.load, str(checkpoint.folder)
+    if load == TENSORS or (is_function(load) and checkpoint.nbytes > _LOADED_HERE):
+        return
     try:
-        model = empty_model(job, str(checkpoint.folder))
+        model = own_model(load, folder) if is_function(load) else empty_model(job, folder)
     except InputError:
         raise
     except Exception as error:  # whatever the model's own code raises
-        kind = "causal language model" if job.models.load == "causal-lm" else f"{job.models.load} model"
+        kind = "causal language model" if load == "causal-lm" else f"{load} model"
         raise InputError(
-            f"{checkpoint.folder}: transformers must be able to build a {kind} from its config.json, "
+            f"{folder}: transformers must be able to build a {kind} from its config.json, "
             f"but: {_first_line(error)} Check `model_type` there, or upgrade transformers."
         ) from error
-    if model is None:
-        return
     try:
-        load_into(model, ((name, torch.empty(shape, device="meta")) for name, shape in checkpoint.shapes.items()))
+        places = Places(model)
+        for name, shape in checkpoint.shapes.items():
+            places.of(name, shape)
+        places.check_complete()
     except ValueError as error:
-        raise InputError(f"{checkpoint.folder}: a worker could not be filled with these weights: {error}") from error
+        raise InputError(f"{folder}: a worker could not be filled with these weights: {error}") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -38,11 +38,9 @@ class Worker:
         """
         import torch
 
-        from merging.kept_directions import KeptDirections
-        from merging.live import LiveMerge
         from merging.materialize import Sources
-        from optimizer.loading import load_model
         from optimizer.preflight import open_evaluator
+        from optimizer.resident import open_resident
 
         torch.set_num_threads(threads)
         self._job = JobFile.model_validate(job)
@@ -50,8 +48,7 @@ class Worker:
         self._sources = Sources(self._plan.template)
         self._sources.verify()
         self._evaluator = open_evaluator(self._job)
-        self._model = load_model(self._job, self._sources.config_folder)
-        self._live = LiveMerge(self._model, self._sources, KeptDirections(self._sources))
+        self._resident = open_resident(self._job, self._plan.template, self._sources)
 
     def score(self, recipe: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
         """Fill the resident model with the recipe, as far as it is not that merge already, and score the examples.
@@ -68,8 +65,8 @@ class Worker:
         started, meter = time.perf_counter(), Meter()
         try:
             with meter.stage("materialize"):
-                self._live.fill(wanted)
-            outcomes = self._evaluator.score(self._model, ids, meter)
+                self._resident.fill(wanted)
+            outcomes = self._evaluator.score(self._resident.model, ids, meter)
         except (MergeError, ScoringError) as error:
             return asdict(_failed(wanted.digest(), str(error)))
         claimed = sum(meter.seconds.values())

@@ -1,0 +1,151 @@
+"""The model that every trial is filled into: a torch module, or one inside vLLM's engine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from typing import TYPE_CHECKING, Protocol
+
+from evaluators.evaluator_spec import CAUSAL_LM
+from optimizer.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from evaluators.vllm.engine import VllmModel
+    from merging.recipe import Recipe
+    from merging.sources import Sources
+    from optimizer.spec import JobFile
+
+VLLM_VERSIONS = ((0, 28), (0, 31))
+"""The versions whose calls ours were written against: from the first, below the second."""
+
+
+class Resident(Protocol):
+    """A model that stays, and becomes one merge after the other."""
+
+    @property
+    def model(self) -> nn.Module:
+        """What evaluators are given."""
+        ...
+
+    def fill(self, recipe: Recipe) -> None:
+        """Make the model this merge, as far as it is not that already. Raises `MergeError` as `materialize` does."""
+        ...
+
+
+def open_resident(job: JobFile, template: Recipe, sources: Sources) -> Resident:
+    """A worker's model, still without a merge; `template` is a recipe with the dtype of all to come."""
+    if job.workers.engine == "vllm":
+        return _InVllm(_in_vllm(job, sources.config_folder), template, sources)
+    return _InTorch(open_model(job, sources.config_folder), sources)
+
+
+def open_model(job: JobFile, folder: str) -> nn.Module:
+    """The model in `folder` as the job's evaluators are given it."""
+    if job.workers.engine == "vllm":
+        return _in_vllm(job, folder)
+    from optimizer.loading import load_model
+
+    return load_model(job, folder)
+
+
+def _in_vllm(job: JobFile, folder: str) -> VllmModel:
+    from evaluators.vllm.engine import open_vllm
+
+    workers = job.workers
+    return open_vllm(
+        folder, workers.vllm, gpus=workers.gpus, dtype=workers.dtype, trust_remote_code=job.trust_remote_code
+    )
+
+
+class _InTorch:
+    """A torch module whose parameters are written in place."""
+
+    def __init__(self, model: nn.Module, sources: Sources) -> None:
+        from merging.kept_directions import KeptDirections
+        from merging.live import LiveMerge
+
+        self.model = model
+        self._live = LiveMerge(model, sources, KeptDirections(sources))
+
+    def fill(self, recipe: Recipe) -> None:
+        """See `Resident.fill`."""
+        self._live.fill(recipe)
+
+
+class _InVllm:
+    """A merge in mapped memory, which vLLM takes its weights from.
+
+    The memory is filled as a torch module is, group by group; vLLM then reads all of it, because it loads whole
+    checkpoints only.
+    """
+
+    def __init__(self, model: VllmModel, template: Recipe, sources: Sources) -> None:
+        from merging.kept_directions import KeptDirections
+        from merging.live import LiveMerge
+        from merging.mapped import MappedTensors
+        from merging.materialize import merged_dtypes
+
+        self.model = model
+        self._tensors = MappedTensors(sources.reference.shapes, merged_dtypes(template, sources))
+        self._live = LiveMerge(self._tensors, sources, KeptDirections(sources))
+        self._recipe: Recipe | None = None
+
+    def fill(self, recipe: Recipe) -> None:
+        """See `Resident.fill`."""
+        from merging.live import changed_groups
+
+        before, self._recipe = self._recipe, None
+        self._live.fill(recipe)
+        if changed_groups(before, recipe) != set():
+            self.model.reload(self._tensors.folder)
+        self._recipe = recipe
+
+
+def check_vllm(job: JobFile) -> None:
+    """Whether vLLM is here and can do what the job asks of it. Raises `InputError`; imports nothing heavy."""
+    if job.workers.engine != "vllm":
+        return
+    if job.models.load != CAUSAL_LM:
+        raise InputError(
+            f"`workers.engine: vllm` runs models of the kind {CAUSAL_LM}, but `models.load` is {job.models.load}; "
+            "set `workers.engine: torch`."
+        )
+    for spec in job.evaluate:
+        if spec.scores != CAUSAL_LM:
+            raise InputError(
+                f"`workers.engine: vllm` gives evaluators log-likelihoods and texts, but the evaluator "
+                f"`{spec.evaluator}` works on the model's tensors; set `workers.engine: torch`, or take it out."
+            )
+    if importlib.util.find_spec("vllm") is None:
+        raise InputError(
+            "`workers.engine: vllm` needs vLLM, which is not installed: pip install mergeopt[vllm]; "
+            "or set `workers.engine: torch`."
+        )
+    name, version = _installed_vllm()
+    low, high = VLLM_VERSIONS
+    if not low <= _numbers(version) < high:
+        raise InputError(
+            f"`workers.engine: vllm` was written against vLLM {_dotted(low)} up to, but not, {_dotted(high)}, but "
+            f"{version} is installed: pip install mergeopt[vllm]; or set `workers.engine: torch`."
+        )
+    if job.workers.gpus == 0 and "cpu" not in f"{name} {version}":
+        raise InputError(
+            "`workers.engine: vllm` needs a GPU for each worker or a part of one, but `workers.gpus` is 0; "
+            "set `gpus: 1`, or `workers.engine: torch`."
+        )
+
+
+def _installed_vllm() -> tuple[str, str]:
+    """The name and the version of the distribution that holds vLLM: builds for CPUs have another name or version."""
+    name = importlib.metadata.packages_distributions()["vllm"][0]
+    return name, importlib.metadata.version(name)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
