@@ -12,8 +12,9 @@ from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from evaluators.harness import HarnessEvaluator
+from evaluators.lm_eval_tasks import LmEvalSpec
 from evaluators.meter import Meter
-from evaluators.spec import LmEvalSpec, Splits
+from evaluators.shares import Splits
 from merging.groups import groups_of
 from merging.kept_directions import KeptDirections
 from merging.live import LiveMerge
@@ -35,12 +36,12 @@ class Ours:
         """The recipe's weights into the resident model."""
         self.live.fill(recipe)
 
-    def trial(self, recipe: Recipe) -> Meter:
-        """One trial over every example; where its time went."""
+    def trial(self, recipe: Recipe, most: int | None = None) -> Meter:
+        """One trial over every example, or the first `most`; where its time went."""
         meter = Meter()
         with meter.stage("materialize"):
             self.fill(recipe)
-        self.evaluator.score(self.model, [example.id for example in self.evaluator.examples()], meter)
+        self.evaluator.score(self.model, [example.id for example in self.evaluator.examples()][:most], meter)
         return meter
 
 

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 Kind = Literal["choice", "short", "long"]
 KINDS: tuple[Kind, ...] = ("choice", "short", "long")
 _MEAN = {"aggregation": "mean", "higher_is_better": True}
-_LONGEST = {"short": 16, "long": 256}
+LONGEST = {"short": 16, "long": 256}
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def write_task(folder: Path, kind: Kind, vocabulary: int, documents: int) -> Non
         task["metric_list"] = [{"metric": "acc", **_MEAN}]
     else:
         task |= {"output_type": "generate_until", "doc_to_target": "w9"}
-        task["generation_kwargs"] = {"until": ["<eos>"], "max_gen_toks": _LONGEST[kind], "do_sample": False}
+        task["generation_kwargs"] = {"until": ["<eos>"], "max_gen_toks": LONGEST[kind], "do_sample": False}
         task["metric_list"] = [{"metric": "exact_match", **_MEAN}]
     (folder / f"{kind}.yaml").write_text(yaml.safe_dump(task))
 
