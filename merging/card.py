@@ -45,13 +45,20 @@ def _metadata(parents: Sequence[Checkpoint]) -> str:
     from huggingface_hub import ModelCardData
 
     licences = [_licence(parent) for parent in parents]
-    facts: dict[str, Any] = {"library_name": "transformers", "tags": ["mergeopt", "merge"]}
+    facts: dict[str, Any] = {**_library(parents[0]), "tags": ["mergeopt", "merge"]}
     ids = list(dict.fromkeys(parent.source.path for parent in parents if parent.from_hub))
     if ids:
         facts |= {"base_model": ids, "base_model_relation": "merge"}
     if licences[0] is not None and all(licence == licences[0] for licence in licences):
         facts["license"] = licences[0]
     return str(ModelCardData(**facts).to_yaml()).strip()
+
+
+def _library(parent: Checkpoint) -> dict[str, str]:
+    """The library that loads the model, where its config tells."""
+    if parent.is_transformers:
+        return {"library_name": "transformers"}
+    return {"library_name": "diffusers"} if "_diffusers_version" in parent.config else {}
 
 
 def _licence(parent: Checkpoint) -> str | None:
@@ -82,6 +89,8 @@ def _recipe(recipe: Recipe) -> str:
         table = _table(("group", *names), [(group, *row) for group, row in rows.items()])
     settings = ", ".join(f"{key} {value}" for key, value in recipe.structure.items()) or "defaults"
     facts = f"Settings: {settings}. Seed: {recipe.seed}. Digest: `{recipe.digest()}`."
+    if recipe.unmerged:
+        facts += f" Not merged but taken from one model: {', '.join(recipe.unmerged)}."
     return f"## Recipe\n\n{facts} `mergeopt_recipe.json` holds it in full.\n\n{table}"
 
 

@@ -16,12 +16,16 @@ from merging.yaml_file import suggest
 def check_recipe(recipe: Recipe, groups: Iterable[Group]) -> None:
     """Refuse what the method cannot do, and coefficients that are not one full row for every group.
 
-    Raises `MergeError`.
+    `groups` are those that are merged. Raises `MergeError`.
     """
     structure = check_method(recipe)
     method = METHODS[recipe.method]
     names = [group.name for group in groups]
+    if not names:
+        raise MergeError(f"a merge must have something to merge, but {', '.join(recipe.unmerged)} are `unmerged`.")
     for group in recipe.coefficients:
+        if group.rpartition(".")[2] in recipe.unmerged:
+            raise MergeError(f"`{group}` is `unmerged`, so it has no coefficients; take its row out.")
         if group not in names:
             raise MergeError(f"the model has no group `{group}`; {suggest(group, names)}.")
     missing = [group for group in names if group not in recipe.coefficients]

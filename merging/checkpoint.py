@@ -3,8 +3,8 @@
 import hashlib
 import math
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from merging.hash_cache import remembered
 from merging.locate import locate
 from merging.recipe import Source
 from merging.tied import tied_head
-from merging.weight_files import INDEX, read_json, weight_files
+from merging.weight_files import WeightFiles, index_name, read_json, weight_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +40,7 @@ _DTYPES = {
     "BOOL": ("bool", 1),
 }
 _BYTES = dict(_DTYPES.values())
+CONFIG = "config.json"
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -48,7 +49,8 @@ class Checkpoint:
     """A model folder whose weight files have been found whole.
 
     `names` are sorted and leave out a head that is tied to the embeddings. `shapes` and `dtypes` (torch's
-    names: `bfloat16`) have every name; `nbytes` is the size of them all. `files` are the weight files.
+    names: `bfloat16`) have every name; `nbytes` is the size of them all. `files` are the weight files, whose
+    names begin with `stem`. `config` is empty where the folder has no config.json: not every kind of model has one.
     `from_hub` says that `source.path` is a Hub id and not a path.
     """
 
@@ -56,6 +58,7 @@ class Checkpoint:
     folder: Path
     from_hub: bool
     config: dict[str, Any]
+    stem: str
     files: tuple[str, ...]
     names: tuple[str, ...]
     shapes: dict[str, tuple[int, ...]]
@@ -64,18 +67,26 @@ class Checkpoint:
     _home: dict[str, str] = field(repr=False)
     _handles: dict[str, Any] = field(repr=False, default_factory=dict)
     _lock: threading.Lock = field(repr=False, default_factory=threading.Lock)
+    _stored: Mapping[str, str] | None = field(repr=False, default=None)
+    _origin: "Checkpoint | None" = field(repr=False, default=None)
 
     def tensor(self, name: str) -> "Tensor":
         """The tensor as it is stored. It is backed by the mapped file: never write to it.
 
         Raises `KeyError` where the checkpoint has no such tensor.
         """
-        file = self._home[name]
+        stored = name if self._stored is None else self._stored[name]
+        file = self._home[stored]
         with self._lock:
             if file not in self._handles:
                 self._handles[file] = safe_open(self.folder / file, framework="pt")
-            tensor: Tensor = self._handles[file].get_tensor(name)
+            tensor: Tensor = self._handles[file].get_tensor(stored)
         return tensor
+
+    @property
+    def is_transformers(self) -> bool:
+        """Whether transformers saved it, so that its rules hold: heads tied while loading, a dtype in the config."""
+        return "model_type" in self.config
 
     def is_float(self, name: str) -> bool:
         """Whether the tensor takes part in a merge; whole numbers and booleans do not."""
@@ -89,26 +100,40 @@ def open_checkpoint(source: Source) -> Checkpoint:
     ties head and embeddings that are not equal.
     """
     folder, from_hub = locate(source)
-    files, index = weight_files(folder)
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder}: must hold a config.json, but holds none; give the model's own folder.")
-    config = read_json(folder / "config.json")
+    weights = weight_files(folder)
+    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     if "quantization_config" in config:
         raise CheckpointError(
             f"{folder}: the weights are quantized, and packed numbers cannot be averaged; merge the "
             "unquantized models and quantize the result."
         )
-    headers = {file: _header(folder / file) for file in files}
-    if index is not None:
-        _check_index(folder, index, headers)
+    headers = {file: _header(folder / file) for file in weights.files}
+    if weights.index is not None:
+        _check_index(folder, weights, headers)
     home = {name: file for file, header in headers.items() for name in header}
     facts = {name: headers[file][name] for name, file in home.items()}
-    opened = _checkpoint(source, folder, from_hub, config, files, home, facts)
-    head = tied_head(opened)
+    opened = _checkpoint(source, folder, from_hub, config, weights, home, facts)
+    head = tied_head(opened) if opened.is_transformers else None
     if head is None:
         return opened
     del facts[head]
-    return _checkpoint(source, folder, from_hub, config, files, home, facts)
+    return _checkpoint(source, folder, from_hub, config, weights, home, facts)
+
+
+def renamed(checkpoint: Checkpoint, stored: Mapping[str, str]) -> Checkpoint:
+    """The checkpoint under other names: `stored` maps each to the one in the file. Tensors it leaves out are gone.
+
+    Its fingerprint stays that of the files.
+    """
+    names = tuple(sorted(stored))
+    shapes = {name: checkpoint.shapes[stored[name]] for name in names}
+    dtypes = {name: checkpoint.dtypes[stored[name]] for name in names}
+    size = sum(math.prod(shapes[name]) * _BYTES[dtypes[name]] for name in names)
+    changes: dict[str, Any] = {"names": names, "shapes": shapes, "dtypes": dtypes, "nbytes": size}
+    origin = checkpoint._origin or checkpoint
+    before = checkpoint._stored or {}
+    files = {name: before.get(stored[name], stored[name]) for name in names}
+    return replace(checkpoint, **changes, _stored=files, _origin=origin)
 
 
 def dtype_bytes(dtype: str) -> int:
@@ -126,6 +151,7 @@ def fingerprint(
     It does not depend on how the weights are cut into files. Hashes are remembered per file (see
     `merging.hash_cache`); `on_progress(done, files)` is called after each file.
     """
+    checkpoint = checkpoint._origin or checkpoint
     digests: dict[str, str] = {}
     for done, file in enumerate(checkpoint.files, start=1):
         digests |= remembered(checkpoint.folder / file, "tensors", partial(_tensor_digests, checkpoint, file), cache)
@@ -140,9 +166,8 @@ def fingerprint(
 
 def file_hashes(checkpoint: Checkpoint, cache: Path | None = None) -> dict[str, str]:
     """The sha256 of every weight file, index and config: what a lineage record names."""
-    names = [*checkpoint.files, "config.json"]
-    if (checkpoint.folder / INDEX).is_file() and len(checkpoint.files) > 1:
-        names.append(INDEX)
+    beside = (CONFIG, index_name(checkpoint.stem)) if len(checkpoint.files) > 1 else (CONFIG,)
+    names = [*checkpoint.files, *(name for name in beside if (checkpoint.folder / name).is_file())]
     paths = {name: checkpoint.folder / name for name in sorted(names)}
     return {name: remembered(path, "sha256", partial(_sha256, path), cache) for name, path in paths.items()}
 
@@ -152,7 +177,7 @@ def _checkpoint(
     folder: Path,
     from_hub: bool,
     config: dict[str, Any],
-    files: tuple[str, ...],
+    weights: WeightFiles,
     home: dict[str, str],
     facts: dict[str, tuple[tuple[int, ...], str]],
 ) -> Checkpoint:
@@ -161,7 +186,8 @@ def _checkpoint(
         folder=folder,
         from_hub=from_hub,
         config=config,
-        files=files,
+        stem=weights.stem,
+        files=weights.files,
         names=tuple(sorted(facts)),
         shapes={name: facts[name][0] for name in sorted(facts)},
         dtypes={name: facts[name][1] for name in sorted(facts)},
@@ -190,12 +216,13 @@ def _header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     return {name: (shape, _DTYPES[dtype][0]) for name, (shape, dtype) in found.items()}
 
 
-def _check_index(folder: Path, index: dict[str, str], headers: dict[str, dict[str, Any]]) -> None:
+def _check_index(folder: Path, weights: WeightFiles, headers: dict[str, dict[str, Any]]) -> None:
+    index = weights.index or {}
     lacking = [name for name, file in index.items() if name not in headers[file]]
     if lacking:
         raise CheckpointError(
-            f"{folder / INDEX}: names {len(lacking)} tensors that their shards lack, first `{lacking[0]}` in "
-            f"{index[lacking[0]]}; download the folder again."
+            f"{folder / index_name(weights.stem)}: names {len(lacking)} tensors that their shards lack, "
+            f"first `{lacking[0]}` in {index[lacking[0]]}; download the folder again."
         )
     for file, header in headers.items():
         stray = [name for name in header if index.get(name) != file]

@@ -1,30 +1,31 @@
 """Tell whether models can be merged: same tensors, same architecture, same tokens, finite weights."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from merging.checkpoint import Checkpoint
 from merging.errors import CheckpointError
-from merging.groups import group_of
+from merging.groups import group_of, is_merged
 from merging.tokens import tokenizer_difference
 
 _FEW = 3
 
 
-def check_compatible(base: Checkpoint, experts: Sequence[Checkpoint]) -> None:
+def check_compatible(base: Checkpoint, experts: Sequence[Checkpoint], unmerged: Collection[str] = ()) -> None:
     """Raises `CheckpointError` with one line for each mismatch (see `mismatches`)."""
-    found = mismatches(base, experts)
+    found = mismatches(base, experts, unmerged)
     if found:
         raise CheckpointError("\n".join(found))
 
 
-def mismatches(base: Checkpoint, experts: Sequence[Checkpoint]) -> list[str]:
+def mismatches(base: Checkpoint, experts: Sequence[Checkpoint], unmerged: Collection[str] = ()) -> list[str]:
     """Where an expert's config, tensor names or shapes differ from the base's, one sentence each.
 
-    Pass the first expert as `base` where a merge has none. Dtypes may differ: arithmetic is in float32.
+    Pass the first expert as `base` where a merge has none. Dtypes may differ: arithmetic is in float32. What belongs to
+    the modules `unmerged` may differ too: their tensors, and the model's class where its head is one of them.
     """
-    return [line for expert in experts for line in _between(base, expert)]
+    return [line for expert in experts for line in _between(base, expert, unmerged)]
 
 
 def check_tokenizers(base: Checkpoint, experts: Sequence[Checkpoint]) -> None:
@@ -60,25 +61,28 @@ def non_finite(checkpoint: Checkpoint, on_progress: Callable[[int, int], None] |
     return found
 
 
-def _between(base: Checkpoint, expert: Checkpoint) -> list[str]:
+def _between(base: Checkpoint, expert: Checkpoint, unmerged: Collection[str]) -> list[str]:
     lines = []
-    for key in ("model_type", "architectures", "vocab_size"):
+    for key, module in (("model_type", None), ("architectures", "head"), ("vocab_size", "embeddings")):
+        if module in unmerged:
+            continue
         ours, theirs = _setting(base.config, key), _setting(expert.config, key)
         if ours is not None and theirs is not None and ours != theirs:
             lines.append(f"{expert.folder}: `{key}` must be {ours!r} as in {base.folder}, but is {theirs!r}.")
-    missing = [name for name in base.names if name not in expert.shapes]
+    ours_merged, theirs_merged = ([name for name in one.names if is_merged(name, unmerged)] for one in (base, expert))
+    missing = [name for name in ours_merged if name not in expert.shapes]
     if missing:
-        lines.append(f"{expert.folder}: lacks {_few(missing)} of {base.folder}.")
-    extra = [name for name in expert.names if name not in base.shapes]
+        lines.append(f"{expert.folder}: lacks {_few(missing)} of {base.folder}." + _only_heads(missing))
+    extra = [name for name in theirs_merged if name not in base.shapes]
     if extra:
-        lines.append(f"{expert.folder}: has {_few(extra)} that {base.folder} lacks.")
-    common = [name for name in base.names if name in expert.shapes]
+        lines.append(f"{expert.folder}: has {_few(extra)} that {base.folder} lacks." + _only_heads(extra))
+    common = [name for name in ours_merged if name in expert.shapes]
     shapes = [name for name in common if expert.shapes[name] != base.shapes[name]]
     if shapes:
         shown = "; ".join(f"`{name}` {base.shapes[name]} and {expert.shapes[name]}" for name in shapes[:_FEW])
         lines.append(
             f"{expert.folder}: shapes must be those of {base.folder}, but {len(shapes)} differ: {shown}."
-            + _hint(shapes)
+            + (_only_heads(shapes) or _only_tokens(shapes))
         )
     kinds = [name for name in common if expert.is_float(name) != base.is_float(name)]
     if kinds:
@@ -99,7 +103,13 @@ def _few(names: Sequence[str]) -> str:
     return f"{len(names)} tensors ({shown}{rest})"
 
 
-def _hint(shapes: Sequence[str]) -> str:
-    if all(group_of(name).module in ("embeddings", "head") for name in shapes):
+def _only_heads(names: Sequence[str]) -> str:
+    if any(is_merged(name, ("head",)) for name in names):
+        return ""
+    return " Only the heads differ: leave them out of the merge with `unmerged: [head]`."
+
+
+def _only_tokens(names: Sequence[str]) -> str:
+    if all(group_of(name).module in ("embeddings", "head") for name in names):
         return " Only embeddings or head differ: tokens were added. Cut both to the same vocabulary first."
     return ""

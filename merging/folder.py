@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from merging.card import model_card
+from merging.checkpoint import CONFIG, Checkpoint
 from merging.errors import MergeError
 from merging.materialize import materialize, merged_dtypes
 from merging.recipe import Recipe
 from merging.sources import Sources
-from merging.weight_files import INDEX, SINGLE
+from merging.weight_files import SUFFIX, index_name
 
 RECIPE_FILE = "mergeopt_recipe.json"
 # What a model needs beside its weights and config. Code (*.py) is left behind on purpose.
@@ -32,9 +33,9 @@ _COMPANIONS = (
     "*.model",
     "*.tiktoken",
     "chat_template.*",
-    "preprocessor_config.json",
-    "processor_config.json",
+    "*processor_config.json",
 )
+_LEFT_BEHIND = ("adapter_config.json",)  # a folder that has one is taken for an adapter
 
 
 def write_checkpoint(
@@ -56,9 +57,8 @@ def write_checkpoint(
     with _complete_or_absent(folder) as building:
         shards = _shards(recipe, sources, max_shard_bytes)
         _write_weights(recipe, sources, building, shards, on_progress)
-        _copy_companions(Path(sources.config_folder), building)
-        config = _with_dtype(sources.reference.config, recipe.dtype)
-        _write_text(building / "config.json", json.dumps(config, indent=2) + "\n")
+        _copy_companions(sources.reference, building)
+        _write_config(sources.reference, recipe.dtype, building)
         _write_text(building / RECIPE_FILE, recipe.model_dump_json(indent=2) + "\n")
         _write_text(building / "README.md", model_card(recipe, sources) if card_text is None else card_text)
         for file in building.rglob("*"):
@@ -113,12 +113,13 @@ def _write_weights(
     shards: list[list[str]],
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
-    tensors = materialize(recipe, sources)
+    tensors, stem = materialize(recipe, sources), sources.reference.stem
     count = sum(len(shard) for shard in shards)
     weight_map: dict[str, str] = {}
     total = 0
     for number, names in enumerate(shards, start=1):
-        file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        part = "" if len(shards) == 1 else f"-{number:05d}-of-{len(shards):05d}"
+        file = f"{stem}{part}{SUFFIX}"
         shard: dict[str, Tensor] = {}
         for expected in names:
             name, tensor = next(tensors)
@@ -132,18 +133,30 @@ def _write_weights(
         save_file(shard, building / file, metadata={"format": "pt"})
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        _write_text(building / INDEX, json.dumps(index, indent=2) + "\n")
+        _write_text(building / index_name(stem), json.dumps(index, indent=2) + "\n")
 
 
-def _copy_companions(origin: Path, building: Path) -> None:
-    for file in sorted(origin.iterdir()):
-        if file.is_file() and any(fnmatch(file.name, pattern) for pattern in _COMPANIONS):
+def _copy_companions(reference: Checkpoint, building: Path) -> None:
+    # what files another library's model needs, only that library knows: all settings are kept
+    wanted = _COMPANIONS if reference.is_transformers else (*_COMPANIONS, "*.json")
+    for file in sorted(reference.folder.iterdir()):
+        if file.name in _LEFT_BEHIND or file.name.endswith(index_name("")) or not file.is_file():
+            continue
+        if any(fnmatch(file.name, pattern) for pattern in wanted):
             shutil.copyfile(file, building / file.name)
-    templates = origin / "additional_chat_templates"
+    templates = reference.folder / "additional_chat_templates"
     if templates.is_dir():
         (building / templates.name).mkdir()
         for file in sorted(templates.glob("*.jinja")):
             shutil.copyfile(file, building / templates.name / file.name)
+
+
+def _write_config(reference: Checkpoint, dtype: str | None, building: Path) -> None:
+    if not (reference.folder / CONFIG).is_file():
+        return
+    # other libraries than transformers do not keep the dtype there
+    config = _with_dtype(reference.config, dtype) if reference.is_transformers else reference.config
+    _write_text(building / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def _with_dtype(config: dict[str, Any], dtype: str | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from merging.groups import is_merged
 from merging.hash_cache import user_cache
 from merging.materialize import place
 from merging.methods import METHODS
@@ -69,11 +70,13 @@ class KeptDirections:
             return None
         structure = method.structure.model_validate(recipe.structure).model_dump(mode="json")
         content = [recipe.method, structure, recipe.seed, list(recipe.experts), [one.fingerprint for one in models]]
+        content += [sorted(recipe.unmerged)] if recipe.unmerged else []
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
     def _names(self) -> list[str]:
         reference = self._sources.reference
-        return [name for name in reference.names if reference.is_float(name)]
+        unmerged = self._sources.unmerged
+        return [name for name in reference.names if reference.is_float(name) and is_merged(name, unmerged)]
 
     def _made(self, recipe: Recipe, key: str) -> Directions | None:
         """Made by one process; others that want the same wait for it."""

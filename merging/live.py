@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from merging.check import check_recipe
-from merging.groups import group_of
+from merging.groups import group_of, is_merged
 from merging.kept_directions import Directions, KeptDirections
-from merging.materialize import merge_into, merged_dtypes, place
+from merging.materialize import merge_into, merged_dtypes, place, take_into
 from merging.methods import METHODS
 from merging.recipe import Recipe
 from merging.resident import Places
@@ -53,7 +53,7 @@ class LiveMerge:
 
     def _write(self, recipe: Recipe, names: list[str], kept: Directions | None) -> None:
         base, experts = self._sources.chosen(recipe)
-        reference = base or next(iter(experts.values()))
+        reference = self._sources.reference_of(recipe)
         dtypes = merged_dtypes(recipe, self._sources)
         method = METHODS[recipe.method]
         structure = method.structure.model_validate(recipe.structure)
@@ -62,12 +62,15 @@ class LiveMerge:
             if not reference.is_float(name):
                 target.copy_(stored)
                 continue
-            at = place(recipe, self._sources, name, structure)
-            tuned = [expert.tensor(name) for expert in experts.values()]
             direct = _holds(target, dtypes[name])
             out = target.detach() if direct else torch.empty(stored.shape, dtype=dtypes[name])
-            directions = kept(name) if kept is not None else None
-            merge_into(out, method, stored if base is not None else None, tuned, at, directions)
+            if is_merged(name, recipe.unmerged):
+                at = place(recipe, self._sources, name, structure)
+                tuned = [expert.tensor(name) for expert in experts.values()]
+                directions = kept(name) if kept is not None else None
+                merge_into(out, method, base.tensor(name) if base is not None else None, tuned, at, directions)
+            else:
+                take_into(out, name, stored)
             if not direct:
                 target.copy_(out)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from merging.check import check_method, check_recipe
 from merging.errors import MergeError
 from merging.frozen import Frozen
-from merging.groups import group_of
+from merging.groups import group_of, is_merged
 from merging.methods import METHODS, At, Method
 from merging.pieces import pieces
 from merging.recipe import Recipe
@@ -24,13 +24,13 @@ def materialize(recipe: Recipe, sources: Sources) -> Iterator[tuple[str, Tensor]
     """Every tensor of the merged model by name, in sorted order: the one place where weights are made.
 
     Arithmetic is in float32 and each tensor is cast once, to `recipe.dtype` or to the dtype it has in the
-    base (in the first expert where there is no base). Tensors of whole numbers or booleans are taken from
-    there unchanged. The tensors are new ones and may be written to. Raises `MergeError` where the recipe does
-    not fit method, groups or sources, or a merged tensor is not finite.
+    base (in the first expert where there is no base). Tensors that are not merged are taken from there and cast
+    likewise, those of whole numbers or booleans unchanged. The tensors are new ones and may be written to. Raises
+    `MergeError` where the recipe does not fit method, groups or sources, or a tensor is not finite.
     """
     check_recipe(recipe, sources.groups)
     base, experts = sources.chosen(recipe)
-    reference = base or next(iter(experts.values()))
+    reference = sources.reference_of(recipe)
     dtypes = merged_dtypes(recipe, sources)
     for name in reference.names:
         stored = reference.tensor(name)
@@ -38,6 +38,10 @@ def materialize(recipe: Recipe, sources: Sources) -> Iterator[tuple[str, Tensor]
             yield name, stored.clone()
             continue
         out = torch.empty(stored.shape, dtype=dtypes[name])
+        if not is_merged(name, recipe.unmerged):
+            take_into(out, name, stored)
+            yield name, out
+            continue
         tuned = [expert.tensor(name) for expert in experts.values()]
         method = METHODS[recipe.method]
         merge_into(out, method, base.tensor(name) if base is not None else None, tuned, place(recipe, sources, name))
@@ -46,8 +50,7 @@ def materialize(recipe: Recipe, sources: Sources) -> Iterator[tuple[str, Tensor]
 
 def merged_dtypes(recipe: Recipe, sources: Sources) -> dict[str, torch.dtype]:
     """The dtype of every merged tensor, known before any is made."""
-    base, experts = sources.chosen(recipe)
-    reference = base or next(iter(experts.values()))
+    reference = sources.reference_of(recipe)
     return {
         name: getattr(torch, recipe.dtype if recipe.dtype and reference.is_float(name) else reference.dtypes[name])
         for name in reference.names
@@ -100,6 +103,16 @@ def merge_into(
         _check_finite(target, method, at)
 
 
+def take_into(out: Tensor, name: str, stored: Tensor) -> None:
+    """A tensor that is not merged, cast into `out`. Raises `MergeError` where it is not finite there."""
+    out.copy_(stored)
+    if not _is_finite(out):
+        raise MergeError(
+            f"`{name}` is not merged and must be finite, but holds NaN or infinity as "
+            f"{str(out.dtype).removeprefix('torch.')}; use a wider dtype, and check the model for broken weights."
+        )
+
+
 def _sliced(
     out: Tensor, base: Tensor | None, others: Sequence[Tensor]
 ) -> Iterator[tuple[Tensor, Tensor | None, Sequence[Tensor]]]:
@@ -111,12 +124,16 @@ def _sliced(
 
 
 def _check_finite(merged: Tensor, method: Method, at: At[Any]) -> None:
-    if merged.numel() == 0:
-        return
-    low, high = merged.aminmax()  # a NaN anywhere makes both NaN
-    if not (math.isfinite(low.item()) and math.isfinite(high.item())):
+    if not _is_finite(merged):
         raise MergeError(
             f"`{at.tensor}` must be finite, but `{method.name}` with coefficients {list(at.row)} gives NaN or "
             f"infinity as {str(merged.dtype).removeprefix('torch.')}; use smaller coefficients or a "
             "wider dtype, and check the models for broken weights."
         )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if tensor.numel() == 0:
+        return True
+    low, high = tensor.aminmax()  # a NaN anywhere makes both NaN
+    return math.isfinite(low.item()) and math.isfinite(high.item())

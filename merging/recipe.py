@@ -2,14 +2,28 @@
 
 import hashlib
 import json
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from merging.frozen import Frozen
+from merging.groups import MODULES
 
 Structure = dict[str, bool | int | float | str]
 DType = Literal["float32", "bfloat16", "float16"]
+
+
+def _modules(names: tuple[str, ...]) -> tuple[str, ...]:
+    for index, name in enumerate(names):
+        if name not in MODULES:
+            raise ValueError(f"names modules, each one of {', '.join(MODULES)}, but has {name!r}")
+        if name in names[:index]:
+            raise ValueError(f"names each module once, but has {name!r} twice")
+    return names
+
+
+Unmerged = Annotated[tuple[str, ...], AfterValidator(_modules)]
+"""Modules (`merging.groups.MODULES`) that are left out of a merge."""
 
 
 class Source(Frozen):
@@ -38,7 +52,8 @@ class Recipe(Frozen):
     coefficient of the method, in the order of `merging.methods.METHODS[method].coefficients(experts)`: one
     per expert for most methods, the single `t` for `slerp`. `structure` holds the method's own settings
     (density, seed of masks excluded). `dtype` is the dtype of the merged tensors, the base's own where it is
-    None.
+    None. `unmerged` names modules whose tensors are not merged but taken from one model as they are (see
+    `merging.alignment.reference_of`): task heads, above all, whose shapes may differ.
     """
 
     method: str
@@ -48,6 +63,7 @@ class Recipe(Frozen):
     structure: Structure = Field(default_factory=dict)
     seed: int = 0
     dtype: DType | None = None
+    unmerged: Unmerged = ()
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits that two recipes share only if they give the same weights."""
@@ -60,6 +76,7 @@ class Recipe(Frozen):
             "structure": dict(sorted(self.structure.items())),
             "seed": self.seed,
             "dtype": self.dtype,
+            **({"unmerged": sorted(self.unmerged)} if self.unmerged else {}),
         }
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]

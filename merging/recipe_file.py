@@ -13,7 +13,7 @@ from merging.frozen import Frozen
 from merging.groups import Group, groups_of
 from merging.methods import METHODS
 from merging.named import Model, NamedMethod, located
-from merging.recipe import DType, Recipe, Source
+from merging.recipe import DType, Recipe, Source, Unmerged
 from merging.yaml_file import parse, read_mapping, suggest
 
 _DEFAULT = "default"
@@ -23,7 +23,8 @@ class RecipeFile(Frozen):
     """A merge as someone writes it down.
 
     `weights` gives one number per coefficient for all groups. `coefficients` gives a row for each group; a
-    row named `default` stands for the groups that have none.
+    row named `default` stands for the groups that have none. `unmerged` names modules that are not merged and have no
+    rows.
     """
 
     method: NamedMethod
@@ -33,6 +34,7 @@ class RecipeFile(Frozen):
     coefficients: dict[str, dict[str, float]] | None = None
     seed: int = 0
     dtype: DType | None = None
+    unmerged: Unmerged = ()
 
     @model_validator(mode="after")
     def _weights_are_said_once(self) -> "RecipeFile":
@@ -51,6 +53,7 @@ class RecipeFile(Frozen):
             structure=self.method.structure,
             seed=self.seed,
             dtype=self.dtype,
+            unmerged=self.unmerged,
         )
         check_method(plain)
         wanted = METHODS[self.method.name].coefficients(tuple(self.experts))
@@ -82,7 +85,7 @@ def read_recipe(path: Path) -> Recipe:
             }
         )
         check_method(recipe)
-        check_recipe(recipe, _groups(recipe.base or next(iter(recipe.experts.values()))))
+        check_recipe(recipe, _groups(recipe.base or next(iter(recipe.experts.values())), recipe.unmerged))
         return recipe
     written = parse(content, RecipeFile, str(path))
     written = written.model_copy(
@@ -92,11 +95,11 @@ def read_recipe(path: Path) -> Recipe:
         }
     )
     first = written.base or next(iter(written.experts.values()))
-    return written.recipe(_groups(Source(**first.model_dump())))
+    return written.recipe(_groups(Source(**first.model_dump()), written.unmerged))
 
 
-def _groups(source: Source) -> list[Group]:
-    return groups_of(open_checkpoint(source).names)
+def _groups(source: Source, unmerged: Sequence[str]) -> list[Group]:
+    return groups_of(open_checkpoint(source).names, unmerged)
 
 
 def _located(model: Any, folder: Path) -> Any:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from merging.alignment import aligned, reference_of
 from merging.checkpoint import Checkpoint, fingerprint, open_checkpoint
 from merging.compatibility import check_compatible
 from merging.errors import MergeError
-from merging.groups import Group, groups_of
+from merging.groups import Group, groups_of, is_merged
 from merging.methods.arithmetic import kept_count
 from merging.pieces import pieces
 from merging.recipe import Recipe, Source
@@ -24,13 +25,17 @@ class Sources:
 
     def __init__(self, recipe: Recipe) -> None:
         """Raises `CheckpointError` where a model cannot be opened or the models do not fit each other."""
-        self.base = open_checkpoint(recipe.base) if recipe.base is not None else None
-        self.experts = {name: open_checkpoint(source) for name, source in recipe.experts.items()}
-        if not self.experts:
+        if not recipe.experts:
             raise MergeError("a merge must have at least one expert, but the recipe has none.")
-        self.reference = self.base or next(iter(self.experts.values()))
-        """The base, or the first expert where there is none: it lends names, dtypes, config and tokenizer."""
-        check_compatible(self.reference, list(self.experts.values()))
+        self.unmerged = recipe.unmerged
+        base = open_checkpoint(recipe.base) if recipe.base is not None else None
+        experts = [open_checkpoint(source) for source in recipe.experts.values()]
+        self.base, experts = aligned(base, experts, self.unmerged)
+        self.experts = dict(zip(recipe.experts, experts, strict=True))
+        self.reference = reference_of(self.base, experts, self.unmerged)
+        """The base, or the first expert where there is none: it lends names, dtypes, config, tokenizer and the
+        tensors that are not merged (see `reference_of`)."""
+        check_compatible(self.reference, [one for one in self._all() if one is not self.reference], self.unmerged)
         self._histograms: dict[str, Tensor] = {}
         self._thresholds: dict[tuple[str, float], float] = {}
 
@@ -41,8 +46,8 @@ class Sources:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """The groups of the model's tensors."""
-        return groups_of(self.reference.names)
+        """The groups of the tensors that are merged."""
+        return groups_of(self.reference.names, self.unmerged)
 
     def verify(self, cache: Path | None = None) -> None:
         """Hash every model whose source carries a fingerprint. Raises `MergeError` where they differ."""
@@ -88,6 +93,22 @@ class Sources:
             experts[name] = self.experts[name]
         return base, experts
 
+    def reference_of(self, recipe: Recipe) -> Checkpoint:
+        """The model that lends one recipe what `reference` lends them all. Raises `MergeError` as `chosen` does."""
+        base, experts = self.chosen(recipe)
+        if set(recipe.unmerged) != set(self.unmerged):
+            raise MergeError(
+                f"the models were opened with `unmerged` {list(self.unmerged)}, but the recipe has "
+                f"{list(recipe.unmerged)}; open them for it."
+            )
+        found = reference_of(base, list(experts.values()), self.unmerged)
+        if self.unmerged and found is not self.reference:
+            raise MergeError(
+                f"the tensors that are not merged come from {self.reference.folder}, but the recipe would take them "
+                f"from {found.folder}; keep that model in it, or open the models for this recipe."
+            )
+        return found
+
     def threshold(self, expert: str, density: float) -> float:
         """The smallest magnitude an expert's task vector keeps when the whole model keeps `density` of it.
 
@@ -104,11 +125,11 @@ class Sources:
         return self._thresholds[key]
 
     def _magnitudes(self, expert: str) -> Iterator[Tensor]:
-        """|task vector| of every float tensor, in float32, piece by piece."""
+        """|task vector| of every float tensor that is merged, in float32, piece by piece."""
         if self.base is None:
             raise MergeError("a threshold over the whole model needs a base, but there is none.")
-        for name in self.base.names:
-            if self.base.is_float(name):
+        for name in self.reference.names:
+            if self.reference.is_float(name) and is_merged(name, self.unmerged):
                 ours = pieces(self.base.tensor(name))
                 theirs = pieces(self.experts[expert].tensor(name))
                 for base, tuned in zip(ours, theirs, strict=True):

@@ -97,6 +97,7 @@ def _plain_recipe(template: Recipe, groups: Sequence[Group], row: tuple[float, .
         structure={},
         seed=template.seed,
         dtype=template.dtype,
+        unmerged=template.unmerged,
     )
 
 

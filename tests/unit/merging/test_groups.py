@@ -99,6 +99,53 @@ NAMES = {
         ("visual.transformer.resblocks.2.attn.in_proj_weight", "layer.2.attention"),
         ("visual.transformer.resblocks.2.ln_2.weight", "layer.2.norms"),
     ],
+    "Swin, ConvNeXt, ResNet": [
+        ("swin.encoder.layers.2.blocks.5.attention.self.query.weight", "layer.2.attention"),
+        ("swin.encoder.layers.2.blocks.5.output.dense.weight", "layer.2.mlp"),
+        ("swin.encoder.layers.2.downsample.reduction.weight", "layer.2.other"),
+        ("convnext.encoder.stages.3.layers.1.pwconv1.weight", "layer.3.mlp"),
+        ("resnet.embedder.embedder.convolution.weight", "embeddings"),
+        ("resnet.encoder.stages.3.layers.1.layer.0.convolution.weight", "layer.3.other"),
+        ("resnet.encoder.stages.3.layers.1.layer.0.normalization.weight", "layer.3.norms"),
+        ("resnet.encoder.stages.3.layers.1.layer.0.normalization.running_var", "layer.3.norms"),
+        ("classifier.1.weight", "head"),
+        ("layer4.2.conv1.weight", "layer.4.other"),
+        ("layer4.2.bn1.running_mean", "layer.4.norms"),
+    ],
+    "U-Net of diffusers": [
+        ("conv_in.weight", "embeddings"),
+        ("time_embedding.linear_1.weight", "embeddings"),
+        ("down_blocks.2.resnets.1.conv1.weight", "layer.2.other"),
+        ("down_blocks.2.resnets.1.norm1.weight", "layer.2.norms"),
+        ("down_blocks.2.resnets.1.time_emb_proj.weight", "layer.2.other"),
+        ("down_blocks.2.attentions.0.proj_in.weight", "layer.2.attention"),
+        ("down_blocks.2.attentions.0.transformer_blocks.3.attn1.to_q.weight", "layer.2.attention"),
+        ("down_blocks.2.attentions.0.transformer_blocks.3.ff.net.0.proj.weight", "layer.2.mlp"),
+        ("down_blocks.2.attentions.0.transformer_blocks.3.norm2.weight", "layer.2.norms"),
+        ("down_blocks.2.downsamplers.0.conv.weight", "layer.2.other"),
+        ("mid_block.attentions.0.transformer_blocks.3.attn2.to_out.0.weight", "layer.100.attention"),
+        ("mid_block.resnets.1.conv2.weight", "layer.100.other"),
+        ("up_blocks.2.attentions.1.transformer_blocks.0.attn1.to_v.weight", "layer.202.attention"),
+        ("up_blocks.2.upsamplers.0.conv.weight", "layer.202.other"),
+        ("conv_norm_out.weight", "norms"),
+        ("conv_out.bias", "head"),
+    ],
+    "U-Net in one file": [
+        ("model.diffusion_model.time_embed.0.weight", "embeddings"),
+        ("model.diffusion_model.input_blocks.8.1.transformer_blocks.0.attn2.to_k.weight", "layer.8.attention"),
+        ("model.diffusion_model.input_blocks.8.0.in_layers.2.weight", "layer.8.other"),
+        ("model.diffusion_model.middle_block.1.transformer_blocks.0.ff.net.2.weight", "layer.100.mlp"),
+        ("model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm3.bias", "layer.211.norms"),
+    ],
+    "Diffusion transformers": [
+        ("x_embedder.weight", "embeddings"),
+        ("time_text_embed.timestep_embedder.linear_1.weight", "embeddings"),
+        ("transformer_blocks.18.attn.to_q.weight", "layer.18.attention"),
+        ("transformer_blocks.18.ff_context.net.0.proj.weight", "layer.18.mlp"),
+        ("single_transformer_blocks.0.proj_mlp.weight", "layer.100.mlp"),
+        ("double_blocks.3.img_attn.qkv.weight", "layer.3.attention"),
+        ("single_blocks.3.linear1.weight", "layer.103.other"),
+    ],
     "T5, InternLM2, Mamba": [
         ("shared.weight", "embeddings"),
         ("encoder.block.0.layer.1.DenseReluDense.wi.weight", "layer.0.mlp"),
@@ -127,4 +174,16 @@ def test_groups_come_once_each_layers_by_depth_and_the_rest_last() -> None:
         Group(2, "mlp"),
         Group(10, "mlp"),
         Group(None, "head"),
+    ]
+
+
+def test_a_unets_ways_down_and_up_are_different_depths() -> None:
+    names = ["up_blocks.0.resnets.0.conv1.weight", "mid_block.resnets.0.conv1.weight", "conv_out.weight"]
+    names += ["down_blocks.0.resnets.0.conv1.weight", "down_blocks.1.resnets.0.conv1.weight"]
+    assert [group.name for group in groups_of(names)] == [
+        "layer.0.other",
+        "layer.1.other",
+        "layer.100.other",
+        "layer.200.other",
+        "head",
     ]
