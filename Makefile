@@ -48,4 +48,4 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf examples/tiny/models examples/tiny/tasks demo mergeopt-jobs mergeopt.db mergeopt.db-wal mergeopt.db-shm
+	rm -rf examples/tiny/models examples/tiny/tasks examples/own-evaluator/models examples/own-evaluator/data demo mergeopt-jobs mergeopt.db mergeopt.db-wal mergeopt.db-shm

@@ -21,7 +21,7 @@ from evaluators.shares import AtLeastOne, Limit
 if TYPE_CHECKING:
     from torch import nn
 
-    from evaluators.lm import Continuation, LanguageModel, Likelihood
+    from evaluators.lm import Continuation, Likelihood
     from evaluators.splits import Counts
 
 _KEEP = Bound(at_least=-0.02, of="base")
@@ -112,6 +112,12 @@ class ForgetRetainEvaluator:
     def counts(self) -> dict[str, Counts]:
         return {name: dealt.counts for name, dealt in self._dealt.items()}
 
+    def check_model(self, model: nn.Module) -> None:
+        """Raise `EvaluatorError` where an answer does not fit the model's window."""
+        from evaluators.lm import window_of
+
+        _check_room(self._asked, window_of(model, self._setting.tokenizer))
+
     def score(self, model: nn.Module, ids: Sequence[str], meter: Meter | None = None) -> list[Outcome]:
         """See `Evaluator.score`."""
         from evaluators.lm.pairs import likelihoods
@@ -119,7 +125,7 @@ class ForgetRetainEvaluator:
         meter = meter or Meter()
         lm = self._setting.language_model(model, self._spec.batch_tokens)
         asked = pick(self._asked, ids)
-        _check_room(asked, lm)
+        _check_room(asked, lm.room)
         answers = likelihoods(lm, {name: [request] for name, request in asked.items()}, meter)
         with meter.stage("metrics"):
             outcomes = {name: self._outcome(name, request, answers[name][0]) for name, request in asked.items()}
@@ -198,11 +204,11 @@ def _as_turn(tokenizer: Any, prompt: str) -> str:
         ) from error
 
 
-def _check_room(asked: dict[str, Continuation], lm: LanguageModel) -> None:
+def _check_room(asked: dict[str, Continuation], room: int) -> None:
     """A prompt may lose its beginning, but an answer has to be seen whole."""
     for name, request in asked.items():
-        if len(request.continuation) > lm.room:
+        if len(request.continuation) > room:
             raise EvaluatorError(
-                f"an answer must fit the model's window of {lm.room} tokens, but that of `{name}` has "
+                f"an answer must fit the model's window of {room} tokens, but that of `{name}` has "
                 f"{len(request.continuation)}. Shorten it, or take the document out."
             )

@@ -145,12 +145,18 @@ class GenerationEvaluator:
     def counts(self) -> dict[str, Counts]:
         return {task.name: self._counts for task in self._tasks}
 
+    def check_model(self, model: nn.Module) -> None:
+        """Raise `EvaluatorError` where an answer would not fit the model's window."""
+        from evaluators.lm import window_of
+
+        self._check_room(window_of(model, self._setting.tokenizer))
+
     def score(self, model: nn.Module, ids: Sequence[str], meter: Meter | None = None) -> list[Outcome]:
         """See `Evaluator.score`. An example's metric is the mean of its measure over the prompt's answers."""
         asked = pick(self._places, ids)
         meter = meter or Meter()
         lm = self._setting.language_model(model, self._spec.batch_tokens)
-        self._check_room(lm)
+        self._check_room(lm.room)
         with evaluating(model):
             answers = self._answers(lm, asked, meter)
         metrics: dict[str, float] = {}
@@ -209,11 +215,11 @@ class GenerationEvaluator:
         encoder = Encoder(self._setting.tokenizer)
         return [tokens or (encoder.prefix,) for tokens in encoder.texts(texts)]
 
-    def _check_room(self, lm: LanguageModel) -> None:
-        if self._spec.max_tokens >= lm.room:
+    def _check_room(self, room: int) -> None:
+        if self._spec.max_tokens >= room:
             raise EvaluatorError(
                 f"`{self._spec.name}` may generate {self._spec.max_tokens} tokens, but the model's whole window has "
-                f"{lm.room}. Set a smaller `max_tokens`."
+                f"{room}. Set a smaller `max_tokens`."
             )
 
     # ---- asking the model

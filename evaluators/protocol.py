@@ -70,6 +70,10 @@ class Evaluator(Protocol):
         """For each task, how many documents each split got and how many were left out."""
         ...
 
+    def check_model(self, model: nn.Module) -> None:
+        """Raise `EvaluatorError` where such a model cannot be asked. It may be on `meta`: its weights are not read."""
+        ...
+
     def score(self, model: nn.Module, ids: Sequence[str], meter: Meter | None = None) -> list[Outcome]:
         """One outcome per id, in the order of `ids`; seconds and tokens are added to `meter`.
 

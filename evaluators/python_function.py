@@ -15,6 +15,7 @@ from evaluators.data import DataField
 from evaluators.documents import deal, pick
 from evaluators.evaluator_spec import EvaluatorSpec
 from evaluators.meter import Meter
+from evaluators.modes import evaluating
 from evaluators.own_code import Reference, cause_in, function_at, located_function
 from evaluators.protocol import Evaluator, EvaluatorError, Example, Outcome, ScoringError, Task
 from evaluators.setting import Setting
@@ -88,6 +89,9 @@ class PythonFunction:
     def counts(self) -> Mapping[str, Counts]:
         return {self._spec.name: self._dealt.counts}
 
+    def check_model(self, model: nn.Module) -> None:
+        """Only the function knows."""
+
     def score(self, model: nn.Module, ids: Sequence[str], meter: Meter | None = None) -> list[Outcome]:
         """See `Evaluator.score`. Whatever the function raises is a `ScoringError` naming its line."""
         meter = meter or Meter()
@@ -99,7 +103,7 @@ class PythonFunction:
         return [found[name] for name in ids]
 
     def _some(self, model: nn.Module, documents: Mapping[str, Document], meter: Meter) -> dict[str, Outcome]:
-        with self._untouched(model), _evaluating(model):
+        with self._untouched(model), evaluating(model):
             # the whole call counts as the model's own: what of it is not, only the function knows
             with meter.stage("forward"), meter.model("forward", 0):
                 rows = self._call(model, documents)
@@ -213,18 +217,6 @@ def _marks(model: nn.Module) -> dict[str, tuple[Any, ...]]:
     """What is different about each tensor of the model once it was written to, or put somewhere else."""
     tensors = model.state_dict(keep_vars=True)
     return {name: (id(one), one.data_ptr(), one.dtype, one._version) for name, one in tensors.items()}
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode inside; afterwards every module in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _device(model: nn.Module) -> Any:

@@ -48,11 +48,26 @@ class Setting:
         """The scoring engine around the resident model, the same one for every evaluator that asks."""
         known = self._engines.get(batch_tokens)
         if known is None or known[0] is not model:
-            from evaluators.lm import LanguageModel, window_of
+            from evaluators.lm import window_of
 
-            known = (model, LanguageModel(model, self.tokenizer, window_of(model, self.tokenizer), batch_tokens))
+            room = window_of(model, self.tokenizer)
+            known = (model, scoring_engine(model, self.tokenizer, room, batch_tokens))
             self._engines[batch_tokens] = known
         return known[1]
+
+
+def scoring_engine(model: nn.Module, tokenizer: Any, room: int, batch_tokens: int | None = None) -> LanguageModel:
+    """The scoring engine around a model that has a window of `room` tokens.
+
+    A model that lives in another engine brings one of its own (`scoring_engine(tokenizer, room)`) with the methods of
+    `LanguageModel`; its `room` may be less, and its batches are its own business.
+    """
+    own: Callable[[Any, int], LanguageModel] | None = getattr(model, "scoring_engine", None)
+    if own is not None:
+        return own(tokenizer, room)
+    from evaluators.lm import LanguageModel
+
+    return LanguageModel(model, tokenizer, room, batch_tokens)
 
 
 def plain_setting(splits: Splits, tokenizer: Any, **options: Any) -> Setting:

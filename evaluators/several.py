@@ -38,6 +38,11 @@ class Several:
     def counts(self) -> Mapping[str, Counts]:
         return {name: counts for evaluator in self._evaluators for name, counts in evaluator.counts().items()}
 
+    def check_model(self, model: nn.Module) -> None:
+        """See `Evaluator.check_model`."""
+        for evaluator in self._evaluators:
+            evaluator.check_model(model)
+
     def score(self, model: nn.Module, ids: Sequence[str], meter: Meter | None = None) -> list[Outcome]:
         """See `Evaluator.score`."""
         asked: dict[int, list[str]] = {}

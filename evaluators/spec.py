@@ -13,12 +13,20 @@ from evaluators.lm_eval_tasks import LmEvalSpec
 from evaluators.perplexity import PerplexitySpec
 from evaluators.protocol import Evaluator
 from evaluators.python_function import PythonFunctionSpec
+from evaluators.reward_pairs import RewardPairsSpec
 from evaluators.setting import Setting
 from evaluators.several import Several
+from evaluators.text_classification import TextClassificationSpec
 
 # One line for each kind of evaluator.
 AnyEvaluatorSpec = Annotated[
-    LmEvalSpec | PerplexitySpec | ForgetRetainSpec | GenerationSpec | PythonFunctionSpec,
+    LmEvalSpec
+    | PerplexitySpec
+    | ForgetRetainSpec
+    | GenerationSpec
+    | TextClassificationSpec
+    | RewardPairsSpec
+    | PythonFunctionSpec,
     Field(discriminator="evaluator"),
 ]
 

@@ -11,6 +11,7 @@ from rich.text import Text
 from evaluators.protocol import SPLITS, Outcome, ScoringError, Split, Task
 from optimizer.errors import InputError, JobFailed
 from optimizer.preflight import open_evaluator
+from optimizer.resident import check_vllm
 from optimizer.spec import JobFile, read_job_file
 from optimizer.statistics import Estimate, interval
 
@@ -34,6 +35,7 @@ def evaluate_model(model: str, job_file: Path, split: str) -> ModelScores:
     if split not in SPLITS:
         raise InputError(f"--split must be one of {', '.join(SPLITS)}, but is {split!r}.")
     spec = read_job_file(job_file)
+    check_vllm(spec)
     evaluator = open_evaluator(spec)
     live = _load(spec, model)
     ids = [example.id for example in evaluator.examples() if example.split == split]
@@ -47,13 +49,13 @@ def evaluate_model(model: str, job_file: Path, split: str) -> ModelScores:
 def _load(spec: JobFile, model: str) -> Any:
     from merging.checkpoint import open_checkpoint
     from merging.recipe import Source
-    from optimizer.loading import load_model
+    from optimizer.resident import open_model
 
     try:
         folder = open_checkpoint(Source(path=model)).folder
     except ValueError as error:
         raise InputError(str(error)) from error
-    return load_model(spec, str(folder))
+    return open_model(spec, str(folder))
 
 
 def _scores(model: str, split: Split, spec: JobFile, tasks: list[Task], outcomes: list[Outcome]) -> ModelScores:

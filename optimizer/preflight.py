@@ -12,13 +12,18 @@ import psutil
 from merging.yaml_file import suggest
 from optimizer.engines import ENGINES
 from optimizer.errors import InputError
+from optimizer.loading import is_function
 from optimizer.plan import Needs, Plan, baselines, sources_of
+from optimizer.resident import check_vllm
 from optimizer.spec import JobFile, Workers
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from evaluators.protocol import Evaluator, Example
     from merging.checkpoint import Checkpoint
     from merging.recipe import Recipe
+    from merging.sources import Sources
 
 Say = Callable[[str], None]
 
@@ -45,12 +50,14 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     _check_engine(job)
     _check_method(job)
     _check_kind(job)
+    check_vllm(job, local)
     say("Checking the models")
-    checkpoints = _open_models(job)
-    _check_architecture(job, next(iter(checkpoints.values())))
+    sources = _open_models(job)
+    model = _check_architecture(job, sources.reference)
     say("Checking space and tasks")
-    sketch = _plan(job, _template(job, {}), checkpoints)  # without fingerprints, which take reading every weight
+    sketch = _plan(job, _template(job, {}), sources)  # without fingerprints, which take reading every weight
     evaluator = open_evaluator(job)
+    _check_evaluator(evaluator, model)
     examples = list(evaluator.examples())
     counts = _check_splits(examples)
     _check_budget(job, sketch, counts["search"])
@@ -58,8 +65,8 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     _check_disk(sketch.needs, folder)
     if local:
         check_workers(job, sketch.needs)
-    fingerprints = _read_weights(checkpoints, say)
-    plan = _plan(job, _template(job, fingerprints), checkpoints)
+    fingerprints = _read_weights(sources, say)
+    plan = _plan(job, _template(job, fingerprints), sources)
     plan = plan.model_copy(update={"examples": counts, "tasks": tuple(evaluator.tasks())})
     return Checked(plan, examples, [*_notes(job, evaluator), *_twins(fingerprints)])
 
@@ -134,36 +141,32 @@ def _check_method(job: JobFile) -> None:
         raise InputError(str(error)) from error
 
 
-def _open_models(job: JobFile) -> dict[str, "Checkpoint"]:
-    """Every model opened and compared with the first one, the base under the name ""."""
-    from merging.checkpoint import open_checkpoint
-    from merging.compatibility import check_compatible, check_tokenizers
-    from merging.recipe import Source
+def _open_models(job: JobFile) -> "Sources":
+    """Every model opened and compared with the others."""
+    from merging.compatibility import check_tokenizers
+    from merging.sources import Sources
 
-    models = {"": job.models.base} if job.models.base else {}
-    models |= job.models.experts
     try:
-        opened = {
-            name: open_checkpoint(Source(path=model.path, revision=model.revision))
-            for name, model in models.items()
-            if model is not None
-        }
-        first, *others = opened.values()
-        check_compatible(first, others)
-        check_tokenizers(first, others)
+        sources = Sources(_template(job, {}))
+        if "embeddings" not in job.models.unmerged:
+            first, *others = [*([sources.base] if sources.base is not None else []), *sources.experts.values()]
+            check_tokenizers(first, others)
     except ValueError as error:
         raise InputError(str(error)) from error
-    return opened
+    return sources
 
 
-def _check_architecture(job: JobFile, checkpoint: "Checkpoint") -> None:
-    """Whether a worker will be able to build the model and to fill it; built here as far as that is cheap."""
+def _check_architecture(job: JobFile, checkpoint: "Checkpoint") -> "nn.Module | None":
+    """Whether a worker will be able to build the model and to fill it; built here as far as that is cheap.
+
+    The model as it was built, most often without weights; None where it was not.
+    """
     from merging.resident import Places
-    from optimizer.loading import TENSORS, empty_model, is_function, own_model
+    from optimizer.loading import TENSORS, empty_model, own_model
 
     load, folder = job.models.load, str(checkpoint.folder)
     if load == TENSORS or (is_function(load) and checkpoint.nbytes > _LOADED_HERE):
-        return
+        return None
     try:
         model = own_model(load, folder) if is_function(load) else empty_model(job, folder)
     except InputError:
@@ -181,6 +184,19 @@ def _check_architecture(job: JobFile, checkpoint: "Checkpoint") -> None:
         places.check_complete()
     except ValueError as error:
         raise InputError(f"{folder}: a worker could not be filled with these weights: {error}") from error
+    return model
+
+
+def _check_evaluator(evaluator: "Evaluator", model: "nn.Module | None") -> None:
+    """Whether such a model can be asked what the tasks ask."""
+    from evaluators.protocol import EvaluatorError
+
+    if model is None:
+        return
+    try:
+        evaluator.check_model(model)
+    except EvaluatorError as error:
+        raise InputError(str(error)) from error
 
 
 def _first_line(error: Exception) -> str:
@@ -188,13 +204,14 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:") + "."
 
 
-def _read_weights(checkpoints: dict[str, "Checkpoint"], say: Say) -> dict[str, str]:
-    """Fingerprint every model, refusing NaN and infinity in a source."""
+def _read_weights(sources: "Sources", say: Say) -> dict[str, str]:
+    """Fingerprint every model, the base under the name "", refusing NaN and infinity in a source."""
     from merging.checkpoint import fingerprint
     from merging.compatibility import non_finite
 
     fingerprints = {}
-    for name, checkpoint in checkpoints.items():
+    base = {"": sources.base} if sources.base is not None else {}
+    for name, checkpoint in {**base, **sources.experts}.items():
         say(f"Reading the weights of {name or 'the base'}")
         broken = non_finite(checkpoint)
         if broken:
@@ -218,18 +235,17 @@ def _template(job: JobFile, fingerprints: dict[str, str]) -> "Recipe":
         structure=job.method.structure,
         seed=job.search.seed,
         dtype=job.dtype,
+        unmerged=job.models.unmerged,
     )
 
 
-def _plan(job: JobFile, template: "Recipe", checkpoints: dict[str, "Checkpoint"]) -> Plan:
+def _plan(job: JobFile, template: "Recipe", sources: "Sources") -> Plan:
     """Raises `InputError` where the space does not fit the model."""
     from merging.check import check_recipe
-    from merging.groups import groups_of
     from merging.methods import METHODS
     from search_spaces.spec import bind
 
-    first = next(iter(checkpoints.values()))
-    groups = groups_of(first.names)
+    groups = sources.groups
     names = METHODS[template.method].coefficients(tuple(template.experts))
     try:
         space = bind(job.space, template, groups, names)
@@ -248,7 +264,7 @@ def _plan(job: JobFile, template: "Recipe", checkpoints: dict[str, "Checkpoint"]
         start=uniform,
         tasks=(),
         examples={},
-        needs=_needs(job, first),
+        needs=_needs(job, sources.reference),
     )
 
 
@@ -378,8 +394,8 @@ def _notes(job: JobFile, evaluator: "Evaluator") -> list[str]:
             notes.append(f"`{task}`: {counts.duplicates} documents that come twice are kept once.")
         if counts.leaked:
             notes.append(f"`{task}`: {counts.leaked} validation documents are left out, they are test documents too.")
-    for spec in job.evaluate:
-        notes += [f"code of yours runs here and on the workers: {code}." for code in spec.runs()]
+    code = [*([job.models.load] if is_function(job.models.load) else []), *(c for e in job.evaluate for c in e.runs())]
+    notes += [f"code of yours runs here and on the workers: {one}." for one in dict.fromkeys(code)]
     if job.trust_task_code:
         notes.append("`trust_task_code` is on: code in the task files runs here and on the workers.")
     if job.trust_remote_code:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 from typing import TYPE_CHECKING, Protocol
 
 from evaluators.evaluator_spec import CAUSAL_LM
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from optimizer.spec import JobFile
 
 VLLM_VERSIONS = ((0, 28), (0, 31))
-"""The versions whose calls ours were written against: from the first, below the second."""
+"""The versions whose calls ours were written for: from the first on, below the second."""
 
 
 class Resident(Protocol):
@@ -99,12 +98,13 @@ class _InVllm:
         before, self._recipe = self._recipe, None
         self._live.fill(recipe)
         if changed_groups(before, recipe) != set():
-            self.model.reload(self._tensors.folder)
+            with self._tensors.folder() as folder:
+                self.model.reload(folder)
         self._recipe = recipe
 
 
-def check_vllm(job: JobFile) -> None:
-    """Whether vLLM is here and can do what the job asks of it. Raises `InputError`; imports nothing heavy."""
+def check_vllm(job: JobFile, local: bool = True) -> None:
+    """Whether vLLM can do what the job asks of it, and where workers are `local`, is here. Raises `InputError`."""
     if job.workers.engine != "vllm":
         return
     if job.models.load != CAUSAL_LM:
@@ -118,29 +118,34 @@ def check_vllm(job: JobFile) -> None:
                 f"`workers.engine: vllm` gives evaluators log-likelihoods and texts, but the evaluator "
                 f"`{spec.evaluator}` works on the model's tensors; set `workers.engine: torch`, or take it out."
             )
-    if importlib.util.find_spec("vllm") is None:
-        raise InputError(
-            "`workers.engine: vllm` needs vLLM, which is not installed: pip install mergeopt[vllm]; "
-            "or set `workers.engine: torch`."
-        )
-    name, version = _installed_vllm()
-    low, high = VLLM_VERSIONS
-    if not low <= _numbers(version) < high:
-        raise InputError(
-            f"`workers.engine: vllm` was written against vLLM {_dotted(low)} up to, but not, {_dotted(high)}, but "
-            f"{version} is installed: pip install mergeopt[vllm]; or set `workers.engine: torch`."
-        )
-    if job.workers.gpus == 0 and "cpu" not in f"{name} {version}":
+    if job.workers.gpus == 0:
         raise InputError(
             "`workers.engine: vllm` needs a GPU for each worker or a part of one, but `workers.gpus` is 0; "
             "set `gpus: 1`, or `workers.engine: torch`."
         )
+    if local:
+        _check_installed()
 
 
-def _installed_vllm() -> tuple[str, str]:
-    """The name and the version of the distribution that holds vLLM: builds for CPUs have another name or version."""
-    name = importlib.metadata.packages_distributions()["vllm"][0]
-    return name, importlib.metadata.version(name)
+def _check_installed() -> None:
+    found = importlib.metadata.packages_distributions().get("vllm")  # builds for CPUs have other names
+    if not found:
+        raise InputError(
+            "`workers.engine: vllm` needs vLLM, which is not installed: pip install 'mergeopt[vllm]', "
+            "or set `workers.engine: torch`."
+        )
+    name, version = found[0], importlib.metadata.version(found[0])
+    low, high = VLLM_VERSIONS
+    if not low <= _numbers(version) < high:
+        raise InputError(
+            f"`workers.engine: vllm` needs vLLM from {_dotted(low)} on and below {_dotted(high)}, whose calls it was "
+            f"written for, but {version} is installed: pip install 'mergeopt[vllm]', or set `workers.engine: torch`."
+        )
+    if "cpu" in f"{name} {version}":
+        raise InputError(
+            f"`workers.engine: vllm` needs vLLM for GPUs, but {name} {version} is installed; on a CPU vLLM keeps "
+            "packed copies of weights, which the next merge would not reach. Set `workers.engine: torch`."
+        )
 
 
 def _numbers(version: str) -> tuple[int, ...]:

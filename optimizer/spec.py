@@ -8,9 +8,10 @@ from pydantic import Field, field_validator, model_validator
 from evaluators.own_code import located_function
 from evaluators.shares import Splits
 from evaluators.spec import Evaluate, counted
+from evaluators.vllm.spec import VllmSpec
 from merging.frozen import Frozen
 from merging.named import Model, NamedMethod, NamedModel, located
-from merging.recipe import DType
+from merging.recipe import DType, Unmerged
 from merging.yaml_file import FileError, parse, read_mapping
 from optimizer.errors import InputError
 from optimizer.loading import check_load
@@ -23,11 +24,13 @@ class Models(Frozen):
     """The base and its experts. The experts keep the file's order everywhere, and their names reach every report.
 
     `load` says what kind of model they are, and so how a worker builds the one that is filled (`optimizer.loading`).
+    Tensors of the modules in `unmerged` are taken from the base as they are.
     """
 
     base: Model | None = None
     experts: dict[str, Model]
     load: str = "causal-lm"
+    unmerged: Unmerged = ()
 
     @field_validator("experts")
     @classmethod
@@ -77,6 +80,8 @@ class Workers(Frozen):
     """The processes that score candidates. `cpus` and `gpus` are per worker; a fraction of a GPU is allowed."""
 
     count: int = Field(default=1, ge=1, le=1024, strict=True)
+    engine: Literal["torch", "vllm"] = "torch"
+    vllm: VllmSpec = VllmSpec()
     cpus: float = Field(default=1, gt=0)
     gpus: float = Field(default=0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -157,6 +162,7 @@ def _with_absolute_paths(job: JobFile, folder: Path) -> JobFile:
         base=placed(job.models.base) if job.models.base else None,
         experts={name: placed(model) for name, model in job.models.experts.items()},
         load=located_function(job.models.load, absolute),
+        unmerged=job.models.unmerged,
     )
     evaluate = tuple(spec.located(absolute) for spec in job.evaluate)
     return job.model_copy(update={"models": models, "evaluate": evaluate})

@@ -69,7 +69,10 @@ def per_document(metric: str, counted: tuple[float, int]) -> float:
     lm-eval weights documents by their length; here, as everywhere in a search, each example counts once.
     """
     loglikelihood, size = counted
-    return ROLLING[metric](-loglikelihood / max(1, size))
+    try:
+        return ROLLING[metric](-loglikelihood / max(1, size))
+    except OverflowError:  # a text without blanks is one word
+        return math.inf
 
 
 def probe(item: Item) -> None:

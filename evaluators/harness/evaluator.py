@@ -18,10 +18,12 @@ from evaluators.harness.gen_options import is_sampled
 from evaluators.harness.items import Asked, Item
 from evaluators.harness.loading import load_tasks
 from evaluators.harness.reading import check_room, delimiter_of, documents_of, gold_choices, gold_text, never_shown
-from evaluators.harness.resident import ResidentLM, evaluating
+from evaluators.harness.resident import ResidentLM
 from evaluators.harness.templates import chat_renderer, guard_templates
+from evaluators.lm import window_of
 from evaluators.lm_eval_tasks import LmEvalSpec
 from evaluators.meter import Meter
+from evaluators.modes import evaluating
 from evaluators.protocol import EvaluatorError, Example, Outcome, ScoringError, Task
 from evaluators.shares import Limits, Splits
 from evaluators.splits import Counts, Document, Origin, Placed, assign
@@ -78,6 +80,11 @@ class HarnessEvaluator:
     def counts(self) -> dict[str, Counts]:
         """For each task, how many documents each split got and how many were left out."""
         return dict(self._counts)
+
+    def check_model(self, model: nn.Module) -> None:
+        """Raise `EvaluatorError` where a task may generate more than the model's window holds."""
+        for asked in self._leaves():
+            check_room(asked, window_of(model, self._tokenizer))
 
     def score(self, model: nn.Module, ids: Sequence[str], meter: Meter | None = None) -> list[Outcome]:
         """One outcome per id, in the order of `ids`; seconds and tokens are added to `meter`.
@@ -198,7 +205,7 @@ class HarnessEvaluator:
             if lm.backend != "causal":
                 raise EvaluatorError(f"only decoder-only models can be scored, but this one is {lm.backend}.")
             for asked in self._leaves():
-                check_room(asked, lm)
+                check_room(asked, lm.max_length)
             self._encode(lm)
             self._lm = lm
         return self._lm

@@ -10,11 +10,11 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from evaluators.harness.answers import ROLLING
 from evaluators.harness.gen_options import check_options
 from evaluators.harness.items import Asked, Item
-from evaluators.harness.resident import ResidentLM
 from evaluators.lm_eval_tasks import LmEvalTask
 from evaluators.protocol import EvaluatorError
 from evaluators.splits import Document, Origin
 
+DEFAULT_ANSWER = 256  # tokens, where a task's file does not say: `HFLM.max_gen_toks`
 OUTPUT_TYPES = ("multiple_choice", "generate_until", "loglikelihood", "loglikelihood_rolling")
 
 
@@ -155,12 +155,12 @@ def gold_choices(item: Item) -> tuple[int, ...]:
     return valid
 
 
-def check_room(asked: Asked, lm: ResidentLM) -> None:
-    """lm-eval asserts this in the middle of a run."""
+def check_room(asked: Asked, room: int) -> None:
+    """lm-eval asserts this in the middle of a run. `room` is the model's window in tokens."""
     if asked.kind == "generate_until":
-        tokens = normalize_gen_kwargs(dict(asked.lm_task.config.generation_kwargs), lm.max_gen_toks)["max_gen_toks"]
-        if tokens >= lm.max_length:
+        tokens = normalize_gen_kwargs(dict(asked.lm_task.config.generation_kwargs), DEFAULT_ANSWER)["max_gen_toks"]
+        if tokens >= room:
             raise EvaluatorError(
                 f"task `{asked.about.name}` may generate {tokens} tokens, but the model's whole window has "
-                f"{lm.max_length}. Set a smaller `max_gen_toks` in the task's `generation_kwargs`."
+                f"{room}. Set a smaller `max_gen_toks` in the task's `generation_kwargs`."
             )

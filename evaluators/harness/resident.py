@@ -15,14 +15,15 @@ from torch import nn
 
 from evaluators.harness.gen_options import as_prompt
 from evaluators.harness.items import Encoded
-from evaluators.lm import Continuation, LanguageModel, Prompt
+from evaluators.lm import Continuation, Prompt
 from evaluators.lm.token_store import stored_tokens, tokenizer_identity
 from evaluators.meter import Meter
 from evaluators.protocol import ScoringError
+from evaluators.setting import scoring_engine
 
 
 class ResidentLM(HFLM):  # type: ignore[misc]
-    """An lm-eval model whose answers come from `evaluators.lm`, usable wherever lm-eval takes a model.
+    """An lm-eval model whose answers come from a scoring engine, usable wherever lm-eval takes a model.
 
     From lm-eval's Hugging Face model it takes what decides *what* is asked (special tokens, window, chat template), so
     that prompts agree to the token; how it is computed is ours. Tokens are all that is kept between calls: the weights
@@ -32,8 +33,8 @@ class ResidentLM(HFLM):  # type: ignore[misc]
     def __init__(self, model: nn.Module, tokenizer: Any, batch_tokens: int | None = None) -> None:
         with quiet("lm_eval.models.huggingface"):  # it warns that the model is not a string
             super().__init__(pretrained=model, tokenizer=tokenizer)
-        self._max_length = self.max_length  # lm-eval looks it up in the config three times for every request
-        self._lm = LanguageModel(model, tokenizer, self._max_length, batch_tokens)
+        self._lm = scoring_engine(model, tokenizer, self.max_length, batch_tokens)
+        self._max_length = self._lm.room  # lm-eval looks it up in the config three times for every request
         self._tokens: dict[str, list[int]] = {}
         self._prompts: dict[tuple[str, str, int], Prompt] = {}
         self.watch(lambda _done, _total: None, 0, {}, Meter())
@@ -123,18 +124,6 @@ class ResidentLM(HFLM):  # type: ignore[misc]
             own = getattr(self.model, "generation_config", None)
             self._prompts[key] = as_prompt(tokens, options, eos, self.max_gen_toks, own, key[-1])
         return self._prompts[key]
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, each module's own mode again afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @contextmanager

@@ -1,10 +1,13 @@
 """The job files in `examples/` run as they stand."""
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from safetensors import safe_open
 
 from tests.e2e.commandline import Place
 
@@ -33,6 +36,27 @@ def test_an_example_job_runs_as_it_stands(place: Place, file: str) -> None:
     assert results["test_openings"] == 1
     assert (place.folder / "job" / "report.html").exists()
     assert not (place.folder / "mergeopt-jobs").exists()
+
+
+@pytest.mark.timeout(1800)
+def test_the_example_with_an_evaluator_of_ones_own_can_be_copied_and_run(place: Place) -> None:
+    for file in ("job.yaml", "make.py", "scores.py"):
+        shutil.copy(EXAMPLES / "own-evaluator" / file, place.folder)
+    place.run("make.py", program=(sys.executable,))
+    ran = place.run("run", "job.yaml")
+    assert f"code of yours runs here and on the workers: {place.folder / 'scores.py'}:psnr" in ran.stderr + ran.stdout
+
+    results = json.loads(place.run("report", "own-evaluator", "--json").stdout)
+    assert [trial["state"] for trial in results["trials"]] == ["complete"] * 120
+    means = {standing["label"]: standing["objectives"]["score"]["mean"] for standing in results["test"]}
+    winner, *_ = means.values()
+    assert winner > max(means["base"], means["parent discs"], means["parent stripes"]) + 0.2  # decibels
+
+    place.run("export", "own-evaluator", "merged")
+    with safe_open(place.folder / "merged" / "diffusion_pytorch_model.safetensors", framework="pt") as weights:
+        assert "up_blocks.1.conv.weight" in weights.keys()  # noqa: SIM118 - not a mapping
+    alone = json.loads(place.run("evaluate", "merged", "--job", "job.yaml", "--split", "test", "--json").stdout)
+    assert alone["objectives"]["score"]["mean"] == winner
 
 
 def test_there_are_examples() -> None:

@@ -1,5 +1,6 @@
-"""Real databases for the tests: a file of SQLite, and a PostgreSQL server for the session."""
+"""Real databases for the tests (a file of SQLite, a PostgreSQL server for the session), each test by itself."""
 
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,14 @@ from sqlalchemy import Engine, text
 from optimizer.database import open_database
 from optimizer.tables import METADATA
 from tests.postgres import PostgresServer, StartError
+
+
+@pytest.fixture(autouse=True)
+def each_test_is_a_job_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a user's file brought into the process is forgotten: two tests' files have the same name."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    sys.modules.pop("own", None)
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ HOMES = {
     "cmaes": {"optimizer/engines/cma_es.py"},
     "plotly": {"optimizer/plots.py", "optimizer/report_html.py"},
     "optuna_dashboard": {"optimizer/dashboard.py"},
+    "vllm": {"evaluators/vllm/"},
 }
 
 
