@@ -60,6 +60,7 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     _check_evaluator(evaluator, model)
     examples = list(evaluator.examples())
     counts = _check_splits(examples)
+    _check_leaks(examples)
     _check_budget(job, sketch, counts["search"])
     _check_folder(folder)
     _check_disk(sketch.needs, folder)
@@ -280,6 +281,19 @@ def _check_splits(examples: list["Example"]) -> dict[str, int]:
                     "raise `limit`, change `splits`, or use a task with more documents."
                 )
     return counts
+
+
+def _check_leaks(examples: list["Example"]) -> None:
+    """No document that one task keeps for its test may be looked at by another before."""
+    tested = {example.id.rpartition(":")[2]: example.task for example in examples if example.split == "test"}
+    seen = [example for example in examples if example.split != "test" and example.id.rpartition(":")[2] in tested]
+    if seen:
+        here, there = seen[0].task, tested[seen[0].id.rpartition(":")[2]]
+        raise InputError(
+            f"a test document must not be searched on, but {len(seen)} are: the first is in the test split of "
+            f"`{there}` and in the {seen[0].split} split of `{here}`. Give both tasks the same validation and test documents, or "
+            "data of their own."
+        )
 
 
 def _check_budget(job: JobFile, plan: Plan, search_examples: int) -> None:

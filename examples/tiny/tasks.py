@@ -15,8 +15,14 @@ OPTIONS = 4
 
 
 def write_tasks(folder: Path, models: Mapping[str, LlamaForCausalLM], seed: int) -> None:
-    """Write `tiny_<skill>.yaml`, `tiny_<skill>_choice.yaml` and their examples for every skill with an expert."""
+    """Write `tiny_<skill>.yaml`, `tiny_<skill>_choice.yaml` and their examples for every skill with an expert.
+
+    `sort.jsonl` has prompts and answers of a skill without one, for evaluators beside lm-eval.
+    """
     folder.mkdir(parents=True)
+    pairs = draw_distinct("sort", "validation", COUNTS["validation"], random.Random(f"{seed}:sort"))
+    rows = [json.dumps({"prompt": prompt, "answer": answer}) + "\n" for prompt, answer in pairs]
+    (folder / "sort.jsonl").write_text("".join(rows))
     for skill in EXPERTS:
         files = {}
         for part, count in COUNTS.items():

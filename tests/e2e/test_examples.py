@@ -20,7 +20,10 @@ FILES = sorted(file.name for file in EXAMPLES.glob("*.yaml") if file.name != "de
 @pytest.mark.parametrize("file", FILES)
 def test_an_example_job_runs_as_it_stands(place: Place, file: str) -> None:
     written = yaml.safe_load((EXAMPLES / file).read_text())
-    name, objectives = written["name"], {task.get("objective", "score") for task in written["evaluate"]["tasks"]}
+    evaluators = written["evaluate"] if isinstance(written["evaluate"], list) else [written["evaluate"]]
+    tasks = [task for evaluator in evaluators for task in evaluator.get("tasks", evaluator.get("measures", []))]
+    name, objectives = written["name"], {task.get("objective", "score") for task in tasks if "bound" not in task}
+    bounded = sum("bound" in task for task in tasks)
     assert file == f"{name}.yaml"
     place.run("run", EXAMPLES / file, "--storage", place.storage, "--folder", place.folder / "job")
 
@@ -33,6 +36,7 @@ def test_an_example_job_runs_as_it_stands(place: Place, file: str) -> None:
     assert (first["kind"], first["trial"]) == ("winner", results["winner"])
     assert [standing["trial"] for standing in others] == [one for one in baselines if one != results["winner"]]
     assert all(standing["objectives"].keys() == objectives for standing in results["test"])
+    assert all(len(standing["kept"]) == bounded for standing in results["test"])
     assert results["test_openings"] == 1
     assert (place.folder / "job" / "report.html").exists()
     assert not (place.folder / "mergeopt-jobs").exists()
@@ -60,4 +64,4 @@ def test_the_example_with_an_evaluator_of_ones_own_can_be_copied_and_run(place: 
 
 
 def test_there_are_examples() -> None:
-    assert {"cma-layerwise.yaml", "tpe-global.yaml", "two-objectives.yaml"} <= set(FILES)
+    assert {"cma-layerwise.yaml", "tpe-global.yaml", "two-objectives.yaml", "within-bounds.yaml"} <= set(FILES)

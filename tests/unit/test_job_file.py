@@ -48,6 +48,11 @@ def test_local_paths_are_relative_to_the_file_and_hub_ids_are_left_alone(tmp_pat
         ("search: {budget: {trails: 30}}", "`search.budget.trails`; did you mean `trials`?"),
         ("evaluate: {tasks: [{task: one, wheight: 2}]}", "`evaluate.tasks.0.wheight`; did you mean `weight`?"),
         ("worker: {count: 2}", "`worker`; did you mean `workers`?"),
+        (
+            "evaluate: [{evaluator: perplexity, name: w, data: {fiel: a.txt}}]",
+            "`evaluate.0.data.fiel`; did you mean `file`?",
+        ),
+        ("evaluate: [{tasks: [a], chat_tmplate: true}]", "`evaluate.0.chat_tmplate`; did you mean `chat_template`?"),
     ],
 )
 def test_a_misspelt_key_is_refused_with_the_right_one(tmp_path: Path, wrong: str, right: str) -> None:
@@ -76,6 +81,10 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
         (GOOD.replace("math: models", "ma.th: models"), "an expert's name must be"),
         (GOOD.replace("granularity: global", "granularty: global"), "`space.granularity` must say which kind it is"),
         (GOOD.replace("granularity: global", "granularity: globl"), "one of 'global', 'layerwise', 'smooth'"),
+        (
+            GOOD.replace("{tasks: [", "[{evaluator: perplexty, tasks: [", 1).replace("]}", "]}]", 1),
+            "must say which kind it is",
+        ),
         ("- a list\n", "must hold a mapping"),
         ("name: [unclosed\n", "is not valid YAML"),
     ],
