@@ -291,8 +291,8 @@ def _check_leaks(examples: list["Example"]) -> None:
         here, there = seen[0].task, tested[seen[0].id.rpartition(":")[2]]
         raise InputError(
             f"a test document must not be searched on, but {len(seen)} are: the first is in the test split of "
-            f"`{there}` and in the {seen[0].split} split of `{here}`. Give both tasks the same validation and test documents, or "
-            "data of their own."
+            f"`{there}` and in the {seen[0].split} split of `{here}`. Give both tasks the same validation and test "
+            "documents, or data of their own."
         )
 
 
