@@ -74,6 +74,34 @@ def objectives(outcomes: Iterable[Outcome], tasks: Sequence[Task], signal: Signa
     return values
 
 
+def standard_errors(
+    outcomes: Sequence[Outcome], tasks: Sequence[Task], signal: Signal = "metric"
+) -> dict[str, float | None]:
+    """The standard error of each objective, in its unit: how far its estimate is off by which examples were drawn.
+
+    Examples are the sampling unit, tasks are fixed. None where a task has one example only.
+    """
+    scored: dict[str, list[float]] = {task.name: [] for task in tasks}
+    for outcome in outcomes:
+        value = outcome.smooth if signal == "smooth" else outcome.metric
+        scored[outcome.id.rpartition(":")[0]].append(math.nan if value is None else value)
+    found: dict[str, float | None] = {}
+    for objective in dict.fromkeys(task.objective for task in tasks if task.objective is not None):
+        own = [task for task in tasks if task.objective == objective]
+        total = math.fsum(task.weight for task in own)
+        terms = [(task.weight / total) ** 2 * _variance_of_mean(scored[task.name]) for task in own]
+        whole = math.fsum(terms)
+        found[objective] = math.sqrt(whole) if math.isfinite(whole) else None
+    return found
+
+
+def _variance_of_mean(values: list[float]) -> float:
+    if len(values) < 2:
+        return math.nan
+    mean = _mean(values)
+    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values)
+
+
 def _value(task: Task, means: TaskMeans, signal: Signal) -> float:
     if signal == "smooth":
         smooth = means["smooth"]

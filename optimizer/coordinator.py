@@ -7,9 +7,10 @@ from typing import Any
 
 import optuna
 
-from evaluators.aggregate import objectives, task_means
+from evaluators.aggregate import objectives, standard_errors, task_means
 from evaluators.protocol import Outcome
 from merging.recipe import Recipe
+from optimizer.batches import Batches
 from optimizer.bounds import broken, references, total, violations
 from optimizer.cost import cost_of
 from optimizer.engines.protocol import Engine
@@ -18,7 +19,7 @@ from optimizer.plan import Plan
 from optimizer.progress import Progress, Standings
 from optimizer.scorer import Finished, Round, Scorer
 from optimizer.spec import JobFile
-from optimizer.study import all_trials, enqueue_baseline, open_waiting, running, tell
+from optimizer.study import all_trials, enqueue_baseline, open_waiting, points, running, tell
 from search_spaces.protocol import SearchSpace
 
 RECOMMENDATION = "recommendation"
@@ -32,7 +33,8 @@ class Coordinator:
     Everything it decides follows from the study and the recorded outcomes, so a coordinator that starts on a
     half-done study goes on where the last one was killed.
     `recorded` gives the outcomes of a trial's search round that an earlier attempt scored, or None; `seconds_before`
-    is the time earlier attempts spent.
+    is the time earlier attempts spent. With `batches`, baselines are scored on a screen and candidates on the batch of
+    their generation; the search begins at the best baseline of the screen.
     """
 
     job: JobFile
@@ -43,18 +45,22 @@ class Coordinator:
     progress: Progress
     recorded: Callable[[int], list[Outcome] | None]
     seconds_before: float = 0.0
+    batches: Batches | None = None
 
     def __post_init__(self) -> None:
+        self._references = references(self.plan.tasks)
         self._space = self.plan.space(self.job)
         self._distributions = self._space.distributions()
         self._orphans = list(running(self.study))
         self._began = time.monotonic()
-        self._opened = self._finished = self._failed = self._scored_here = 0
-        self._best: tuple[float, float, str] | None = None  # negated violation, value, label
-        self._references = references(self.plan.tasks)
+        self._opened = self._given_out = self._finished = self._failed = self._scored_here = 0
+        self._begun = self.batches is None
+        self._best: tuple[float, int, float, str] | None = None  # negated violation, examples, value, label
         self._kept = 1 if self.engine.recommends and not self._has(RECOMMENDATION) else 0
         for trial in all_trials(self.study):
-            self._opened += trial.state != optuna.trial.TrialState.WAITING
+            if trial.state != optuna.trial.TrialState.WAITING:
+                self._opened += 1
+                self._given_out += self._examples_of(trial)
             self._count(trial)
 
     def search(self) -> None:
@@ -93,7 +99,21 @@ class Coordinator:
         found = self._next_waiting()
         if found is not None or self._budget_used() >= 1:
             return found
+        if not self._begin():
+            return None
         return self._opened_round(self.engine.ask())
+
+    def _begin(self) -> bool:
+        """Start at the best baseline; False while one of them is still being scored."""
+        if not self._begun:
+            if running(self.study):
+                return False
+            told = points(self.study, self._distributions, (optuna.trial.TrialState.COMPLETE,))
+            screened = [trial for trial in told if trial.user_attrs.get("origin") == "baseline"]
+            if screened:
+                self.engine.begin_at(max(screened, key=lambda one: (-broken(one), sum(one.values), -one.number)).params)
+            self._begun = True
+        return True
 
     def _a_reference_is_out(self) -> bool:
         """Whether a model that bounds are measured from is being scored: whoever came back before it would wait."""
@@ -119,11 +139,32 @@ class Coordinator:
     def _opened_round(self, trial: optuna.trial.Trial | None) -> Round | None:
         if trial is None:
             return None
+        found = self._round(trial.number)
         self._opened += 1
-        return self._round(trial.number)
+        self._given_out += self._examples_of(self._trial(trial.number))
+        return found
 
     def _round(self, number: int) -> Round:
-        return Round(number, "search", self.recipe(self._trial(number)))
+        trial = self._trial(number)
+        return Round(number, "search", self.recipe(trial), self._ids(trial))
+
+    def _ids(self, trial: optuna.trial.FrozenTrial) -> tuple[str, ...] | None:
+        """The examples the trial is scored on; None for the whole split.
+
+        What bounds are measured from is scored on all of it: on whatever batch, the others are compared with it.
+        """
+        attributes = trial.user_attrs
+        if self.batches is None or attributes.get("origin") == RECOMMENDATION:
+            return None
+        if attributes.get("label") in self._references:
+            return None
+        if "generation" in attributes:
+            return tuple(self.batches.batch(attributes["generation"]))
+        return tuple(self.batches.screen())
+
+    def _examples_of(self, trial: optuna.trial.FrozenTrial) -> int:
+        ids = self._ids(trial)
+        return self.plan.examples["search"] if ids is None else len(ids)
 
     def _trial(self, number: int) -> optuna.trial.FrozenTrial:
         return all_trials(self.study)[number]
@@ -144,6 +185,7 @@ class Coordinator:
                 "examples": len(finished.outcomes),
                 "seconds": round(sum(finished.seconds.values()), 3),
                 "tasks": task_means(finished.outcomes, self.plan.tasks),
+                "standard_error": standard_errors(finished.outcomes, self.plan.tasks, self.job.search.signal),
             }
             if beyond:
                 attributes["feasible"] = total(beyond) == 0
@@ -162,8 +204,9 @@ class Coordinator:
         elif trial.state == optuna.trial.TrialState.COMPLETE:
             self._finished += 1
             value = sum(trial.values) / len(trial.values)
-            if self._best is None or (-broken(trial), value) > self._best[:2]:
-                self._best = (-broken(trial), value, label_of(trial))
+            standing = (-broken(trial), trial.user_attrs.get("examples", 0), value)
+            if self._best is None or standing > self._best[:3]:
+                self._best = (*standing, label_of(trial))
 
     def _has(self, origin: str) -> bool:
         return any(trial.user_attrs.get("origin") == origin for trial in all_trials(self.study))
@@ -178,8 +221,10 @@ class Coordinator:
         if budget.trials is not None:
             shares.append(self._opened / (budget.trials - self._kept))
         if budget.examples is not None:
-            per_trial = self.plan.examples["search"]
-            shares.append(self._opened / (budget.examples // per_trial - self._kept))
+            whole = self.plan.examples["search"]
+            each = whole if self.batches is None else sum(self.batches.shares().values())
+            room = budget.examples - self._kept * whole
+            shares.append(1.0 if self._given_out + each > room else self._given_out / room)
         if budget.minutes is not None:
             shares.append(self._seconds() / (60 * budget.minutes))
         return max(shares)
@@ -188,7 +233,7 @@ class Coordinator:
         return self.seconds_before + time.monotonic() - self._began
 
     def _standings(self) -> Standings:
-        beyond, best, label = self._best or (0.0, None, "")
+        beyond, _, best, label = self._best or (0.0, 0, None, "")
         if beyond < 0:
             label += ", beyond a bound"
         under_way = 1 - (self._finished + self._failed) / max(1, self._opened)

@@ -27,7 +27,10 @@ class Ending:
 
 @dataclass
 class Finish:
-    """The last rounds of a job. Rounds that are already recorded are not scored again."""
+    """The last rounds of a job. Rounds that are already recorded are not scored again.
+
+    `whole` is the number of examples of the search split: trials scored on fewer are no finalists by their score.
+    """
 
     study: optuna.Study
     tasks: Sequence[Task]
@@ -37,13 +40,14 @@ class Finish:
     open_test: Callable[[], None]
     progress: Progress
     count: int
+    whole: int = 0
 
     def run(self) -> Ending:
         """Score the finalists on select, and the winner with every baseline on test.
 
         Raises `JobFailed` where no trial has a score, and `Interrupted` as the scorer does.
         """
-        chosen = finalists(self.study, self.count)
+        chosen = finalists(self.study, self.count, self.whole)
         if not chosen:
             raise JobFailed(
                 "no trial has a score, so there is nothing to choose from; `mergeopt show` lists the reasons"
@@ -93,9 +97,11 @@ class Finish:
         return self.recorded(self._numbered(label), "select")
 
 
-def finalists(study: optuna.Study, count: int) -> list[int]:
+def finalists(study: optuna.Study, count: int, whole: int = 0) -> list[int]:
     """The engine's own answer, the best baseline, and the `count` best of the search, by trial number.
 
+    Where trials were scored on fewer than `whole` examples, the lucky ones would be the best: of the search none is
+    taken then, and of the baselines `count`, whose screen is too small to choose by.
     With several objectives, those of the Pareto front come first, by their mean over the objectives. Trials that keep
     the job's bounds come before those that do not, and these by how far they are beyond.
     """
@@ -106,6 +112,8 @@ def finalists(study: optuna.Study, count: int) -> list[int]:
     def of(origin: str) -> list[int]:
         return [trial.number for trial in ranked if trial.user_attrs.get("origin") == origin]
 
+    if any(trial.user_attrs.get("examples", whole) < whole for trial in scored):
+        return sorted({*of("recommendation"), *of("baseline")[:count]})
     return sorted({*of("recommendation"), *of("baseline")[:1], *of("search")[:count]})
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from merging.yaml_file import suggest
+from optimizer.batches import batches_of
 from optimizer.engines import ENGINES
 from optimizer.errors import InputError
 from optimizer.loading import is_function
@@ -61,7 +62,7 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     examples = list(evaluator.examples())
     counts = _check_splits(examples)
     _check_leaks(examples)
-    _check_budget(job, sketch, counts["search"])
+    _check_budget(job, sketch, counts["search"], _check_batch(job, examples))
     _check_folder(folder)
     _check_disk(sketch.needs, folder)
     if local:
@@ -121,6 +122,8 @@ def _check_engine(job: JobFile) -> None:
     if name not in ENGINES:
         raise InputError(f"there is no engine `{name}`; {suggest(name, list(ENGINES))}.")
     ENGINES[name].check(len(job.objectives()))
+    if job.search.batch is not None:
+        ENGINES[name].check_batch()
 
 
 def _check_kind(job: JobFile) -> None:
@@ -296,14 +299,31 @@ def _check_leaks(examples: list["Example"]) -> None:
         )
 
 
-def _check_budget(job: JobFile, plan: Plan, search_examples: int) -> None:
+def _check_batch(job: JobFile, examples: list["Example"]) -> int | None:
+    """The examples a candidate is scored on where that is not the whole split. Raises `InputError`."""
+    if job.search.batch is None:
+        return None
+    searched = ((example.task, example.id) for example in examples if example.split == "search")
+    batches = batches_of(searched, job.search.batch, job.search.seed)
+    shortage = batches.shortage()
+    if shortage is not None:
+        raise InputError(f"`search.batch`: {shortage}.")
+    return sum(batches.shares().values())
+
+
+def _check_budget(job: JobFile, plan: Plan, search_examples: int, batch: int | None) -> None:
     budget, needed = job.search.budget, len(plan.baselines) + 1
     if budget.trials is not None and budget.trials < needed:
         raise InputError(
             f"`search.budget.trials` must cover the {len(plan.baselines)} baselines and at least one candidate, "
             f"{needed} trials, but is {budget.trials}."
         )
-    if budget.examples is not None and budget.examples < needed * search_examples:
+    if batch is not None and budget.examples is not None and budget.examples < needed * batch + search_examples:
+        raise InputError(
+            f"`search.budget.examples` must cover {needed} trials of {batch} examples and the engine's answer on all "
+            f"{search_examples}, {needed * batch + search_examples} in all, but is {budget.examples}."
+        )
+    if batch is None and budget.examples is not None and budget.examples < needed * search_examples:
         raise InputError(
             f"`search.budget.examples` must cover {needed} trials of {search_examples} examples, "
             f"{needed * search_examples} in all, but is {budget.examples}."

@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 
 from merging.sources import Sources
 from optimizer import report_html
+from optimizer.batches import Batches, batches_of
 from optimizer.cluster import RayPool, cluster
 from optimizer.coordinator import Coordinator
 from optimizer.engines import ENGINES
@@ -144,6 +145,7 @@ def _carry(
             progress=progress,
             recorded=lambda trial: evidence.outcomes(trial, "search"),
             seconds_before=spent,
+            batches=_batches(spec, evidence),
         )
         coordinator.search()
         ending = Finish(
@@ -155,6 +157,7 @@ def _carry(
             open_test=lambda: log_event(database, job.id, TEST_OPENED, {"attempt": job.attempt}),
             progress=progress,
             count=spec.search.finalists,
+            whole=plan.examples["search"],
         ).run()
     seconds = spent + time.monotonic() - began
     openings = count_events(database, job.id, TEST_OPENED)
@@ -177,6 +180,13 @@ def _engine(spec: JobFile, plan: Plan, study: Any) -> Any:
         workers=spec.workers.count,
         start=plan.start,
     )
+
+
+def _batches(spec: JobFile, evidence: Evidence) -> Batches | None:
+    if spec.search.batch is None:
+        return None
+    searched = ((example.task, example.id) for example in evidence.examples if example.split == "search")
+    return batches_of(searched, spec.search.batch, spec.search.seed)
 
 
 def results_so_far(database: Engine, url: str, job: Job) -> Results:

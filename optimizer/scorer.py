@@ -25,11 +25,12 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Round:
-    """The examples of one split, scored together for one trial."""
+    """The examples of one split, scored together for one trial; only those of `ids` where they are given."""
 
     trial: int
     split: Split
     recipe: Recipe
+    ids: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Scorer:
                 self._again.append(unit)
 
     def _unit(self, wanted: Round) -> Unit:
-        ids = tuple(self.ids(wanted.split))
+        ids = wanted.ids if wanted.ids is not None else tuple(self.ids(wanted.split))
         key = f"{wanted.trial}/{wanted.split}"
         return Unit(key=key, recipe=wanted.recipe.model_dump(mode="json"), ids=ids)
 

@@ -66,10 +66,14 @@ class Budget(Frozen):
 
 
 class Search(Frozen):
-    """How candidates are proposed, and for how long."""
+    """How candidates are proposed, and for how long.
+
+    `batch` has candidates scored on so many examples, fresh ones for each generation, in place of the search split.
+    """
 
     engine: str = "cma-es"
     budget: Budget
+    batch: int | None = Field(default=None, ge=2, strict=True)
     seed: int = Field(default=0, ge=0, lt=2**31, strict=True)
     signal: Signal = "metric"
     scales: tuple[float, ...] = (0.2, 0.3, 0.4, 0.5, 0.6)

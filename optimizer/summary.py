@@ -195,7 +195,7 @@ class Summary:
         if winner is None:
             return None
         search, test = (self._evidence.outcomes(winner, split) for split in ("search", "test"))
-        if search is None or test is None:
+        if search is None or test is None or len(search) < self._plan.examples["search"]:
             return None
         name = self._spec.objectives()[0]
         return objectives(search, self._tasks)[name] - objectives(test, self._tasks)[name]
@@ -203,7 +203,7 @@ class Summary:
     def _leading(self) -> int | None:
         """The best trial of an unfinished job, by what the study was told."""
         scored = [trial for trial in self._trials if trial.state == optuna.trial.TrialState.COMPLETE]
-        best = max(scored, key=lambda trial: (-broken(trial), sum(trial.values), -trial.number), default=None)
+        best = max(scored, key=_standing_of, default=None)
         return best.number if best is not None else None
 
     def _coefficients(self, number: int | None) -> dict[str, dict[str, float]]:
@@ -212,6 +212,11 @@ class Summary:
         recipe = recipe_of(self._trials[number], self._plan.space(self._spec))
         names = self._plan.coefficient_names if recipe.method == self._spec.method.name else tuple(recipe.experts)
         return {group: dict(zip(names, row, strict=True)) for group, row in recipe.coefficients.items()}
+
+
+def _standing_of(trial: optuna.trial.FrozenTrial) -> tuple[float, int, float, int]:
+    """By what an unfinished search's trials are compared: bounds, then how many examples, then what was told."""
+    return -broken(trial), trial.user_attrs.get("examples", 0), sum(trial.values), -trial.number
 
 
 _STATES: dict[optuna.trial.TrialState, RowState] = {

@@ -20,6 +20,16 @@ class EngineEntry:
     name: str
     module: str
     several_objectives: bool
+    generations: bool = False
+
+    def check_batch(self) -> None:
+        """Raise `InputError` where the engine has no generations to share a batch of examples."""
+        if not self.generations:
+            able = ", ".join(entry.name for entry in ENGINES.values() if entry.generations)
+            raise InputError(
+                f"`search.batch` scores each generation on examples of its own, but the engine {self.name!r} compares "
+                f"all its trials with each other; leave `batch` out, or choose: {able}."
+            )
 
     def check(self, objectives: int) -> None:
         """Raise `InputError` where the engine cannot take that many objectives."""
@@ -47,7 +57,7 @@ class EngineEntry:
 ENGINES: dict[str, EngineEntry] = {
     entry.name: entry
     for entry in (
-        EngineEntry("cma-es", "optimizer.engines.cma_es", several_objectives=False),
+        EngineEntry("cma-es", "optimizer.engines.cma_es", several_objectives=False, generations=True),
         EngineEntry("tpe", "optimizer.engines.tpe", several_objectives=True),
         EngineEntry("gp", "optimizer.engines.gp", several_objectives=False),
         EngineEntry("random", "optimizer.engines.random_search", several_objectives=True),

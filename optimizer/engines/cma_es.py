@@ -77,13 +77,25 @@ class CmaEs:
         self._range = np.array([one.high - one.low for one in distributions.values()])
         self._generation = 0
         self._learned = False
-        self._cma = CMA(
+        self._members = members
+        self._cma = self._at(start)
+
+    def _at(self, start: Mapping[str, float]) -> CMA:
+        return CMA(
             mean=self._unit(start),
             sigma=SIGMA,
-            bounds=np.tile([0.0, 1.0], (len(distributions), 1)),
-            population_size=members,
+            bounds=np.tile([0.0, 1.0], (len(self._distributions), 1)),
+            population_size=self._members,
             seed=0,  # reseeded for every member
         )
+
+    def begin_at(self, start: Mapping[str, float]) -> None:
+        """Move the start, unless a member was drawn already: a resumed search keeps the one it has."""
+        if self._catch_up() or self._generation:
+            return
+        chosen = _start(self._distributions, start)
+        self._study.set_user_attr(SETTINGS, {"population": self._members, "start": chosen})
+        self._cma = self._at(chosen)
 
     def ask(self) -> Trial | None:
         """Open the next member of the generation, None where all are open and some are not told."""

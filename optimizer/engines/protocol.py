@@ -25,6 +25,10 @@ class Engine(Protocol):
         """
         ...
 
+    def begin_at(self, start: Mapping[str, float]) -> None:
+        """Begin the search at this point, told before the first `ask` of a search; engines that begin nowhere pass."""
+        ...
+
     def recommend(self) -> dict[str, float] | None:
         """The engine's own answer where it is not one of its trials (a distribution's mean), else None."""
         ...

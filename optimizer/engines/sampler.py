@@ -41,6 +41,9 @@ class SamplerEngine:
         kept = {key: value for key, value in system_attrs.items() if key == self.generation_key}
         return open_point(self.study, proposal.params, self.distributions, {"origin": "search"}, kept)
 
+    def begin_at(self, start: Mapping[str, float]) -> None:
+        """Nothing: what was told is all these engines begin with."""
+
     def recommend(self) -> None:
         """None: the answer of these engines is one of their trials."""
 

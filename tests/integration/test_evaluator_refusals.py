@@ -135,3 +135,18 @@ def test_a_list_of_evaluators_is_taken(shop: Shop, tmp_path: Path) -> None:
         ("own", "score"),
     ]
     assert f"code of yours runs here and on the workers: {tmp_path / 'own.py'}:half." in checked.notes
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"search.batch": 4}, "the engine 'random' compares all its trials with each other"),
+        ({"search.engine": "cma-es", "search.batch": 20}, "a batch must be at most half of the"),
+        (
+            {"search.engine": "cma-es", "search.batch": 10, "search.budget": {"examples": 100}},
+            "trials of 10 examples and the engine's answer on all",
+        ),
+    ],
+)
+def test_a_batch_that_cannot_be_had_is_refused(shop: Shop, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    assert said in refused(shop, tmp_path, changes)

@@ -13,6 +13,7 @@ import optuna
 from evaluators.protocol import Task
 from merging.groups import Group
 from merging.recipe import Recipe, Source
+from optimizer.batches import Batches, batches_of
 from optimizer.coordinator import Coordinator
 from optimizer.database import open_database
 from optimizer.engines import ENGINES
@@ -149,6 +150,11 @@ class Bench:
         return Attempt(self, held, pool, check)
 
 
+def _batches(bench: Bench, evidence: Evidence) -> Batches:
+    searched = ((example.task, example.id) for example in evidence.examples if example.split == "search")
+    return batches_of(searched, bench.job.search.batch or 0, bench.job.search.seed)
+
+
 class Attempt:
     """One process's hold on the job."""
 
@@ -172,4 +178,5 @@ class Attempt:
             scorer=self.scorer,
             progress=PlainLines(),
             recorded=lambda trial: self.evidence.outcomes(trial, "search"),
+            batches=_batches(bench, self.evidence) if search.batch else None,
         )

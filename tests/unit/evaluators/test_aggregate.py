@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from evaluators.aggregate import objectives, task_means
+from evaluators.aggregate import objectives, standard_errors, task_means
 from evaluators.bounds import Bound
 from evaluators.counted import Counted
 from evaluators.protocol import EvaluatorError, Outcome, Task
@@ -86,3 +86,13 @@ def test_where_a_task_is_to_be_forgotten_its_right_answers_count_against_the_mer
     forget = Counted(direction="minimize").as_task("read", "acc", higher_is_better=True)
     assert objectives(OUTCOMES[:2], [forget]) == {"score": -0.5}
     assert objectives(OUTCOMES[:2], [forget], "smooth")["score"] == pytest.approx(-0.6)
+
+
+def test_the_standard_error_of_an_objective_is_that_of_its_weighted_means() -> None:
+    rows = [Outcome(f"read:{i}", float(i % 2)) for i in range(10)] + [Outcome(f"math:{i}", 1.0) for i in range(5)]
+    (error,) = standard_errors(rows, [READ, MATH]).values()
+    assert error == pytest.approx(0.25 * (0.25 * 10 / 9 / 10) ** 0.5)  # math is sure, and read counts one part of four
+
+
+def test_one_example_tells_nothing_of_its_spread() -> None:
+    assert standard_errors([Outcome("read:01", 1.0)], [READ]) == {"score": None}
