@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import ClassVar, Self
 
-from evaluators.counted import Counted
+from evaluators.counted import Counted, Name
+from evaluators.data import DataField
 from evaluators.frozen import Frozen
 from evaluators.protocol import Evaluator
 from evaluators.setting import Setting
+from evaluators.shares import Limit
 
 CAUSAL_LM = "causal-lm"
 SEQUENCE_CLASSIFICATION = "sequence-classification"
@@ -33,3 +35,17 @@ class EvaluatorSpec(Frozen):
     def open(self, setting: Setting) -> Evaluator:
         """The evaluator, its documents read and split. Raises `EvaluatorError`; imports what is slow only here."""
         raise NotImplementedError
+
+
+class OneTaskSpec(EvaluatorSpec, Counted):
+    """An entry that is one task: its name, its documents, and at most how many of them in each split."""
+
+    name: Name
+    data: DataField
+    limit: Limit | None = None
+
+    def counted(self) -> list[Counted]:
+        return [self]
+
+    def located(self, place: Callable[[str], str]) -> Self:
+        return self.model_copy(update={"data": self.data.located(place)})

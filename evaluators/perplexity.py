@@ -6,16 +6,15 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from evaluators.counted import Counted, Name
-from evaluators.data import DataField, FieldName, text_of
+from evaluators.data import FieldName, text_of
 from evaluators.documents import deal, pick
-from evaluators.evaluator_spec import CAUSAL_LM, EvaluatorSpec
+from evaluators.evaluator_spec import CAUSAL_LM, OneTaskSpec
 from evaluators.meter import Meter
 from evaluators.protocol import Evaluator, EvaluatorError, Example, Outcome, ScoringError, Task
 from evaluators.setting import Setting
-from evaluators.shares import AtLeastOne, Limit
+from evaluators.shares import AtLeastOne
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +33,7 @@ _SIZES: dict[Metric, Callable[[str, Tokens], int]] = {
 }
 
 
-class PerplexitySpec(EvaluatorSpec, Counted):
+class PerplexitySpec(OneTaskSpec):
     """How well a merge predicts texts. Each document counts once, whatever its length; lower is better.
 
     `field` is the text's field in every document. A document is known by its text alone: other fields do not count,
@@ -45,18 +44,9 @@ class PerplexitySpec(EvaluatorSpec, Counted):
     scores: ClassVar[str | None] = CAUSAL_LM
 
     evaluator: Literal["perplexity"] = "perplexity"
-    name: Name
-    data: DataField
     field: FieldName = "text"
     metric: Metric = "bits_per_byte"
-    limit: Limit | None = None
     batch_tokens: AtLeastOne | None = None
-
-    def counted(self) -> list[Counted]:
-        return [self]
-
-    def located(self, place: Callable[[str], str]) -> Self:
-        return self.model_copy(update={"data": self.data.located(place)})
 
     def open(self, setting: Setting) -> Evaluator:
         return PerplexityEvaluator(self, setting)

@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue
 
-from evaluators.counted import Counted, Name
-from evaluators.data import DataField
 from evaluators.documents import deal, pick
-from evaluators.evaluator_spec import EvaluatorSpec
+from evaluators.evaluator_spec import OneTaskSpec
 from evaluators.meter import Meter
 from evaluators.modes import evaluating
 from evaluators.own_code import Reference, cause_in, function_at, located_function
 from evaluators.protocol import Evaluator, EvaluatorError, Example, Outcome, ScoringError, Task
 from evaluators.setting import Setting
-from evaluators.shares import Limit
 from evaluators.splits import Counts, Document
 
 if TYPE_CHECKING:
@@ -31,7 +28,7 @@ GIVEN = ("tokenizer", "device")
 Row = tuple[float, float | None, float | None]
 
 
-class PythonFunctionSpec(EvaluatorSpec, Counted):
+class PythonFunctionSpec(OneTaskSpec):
     """Documents scored one by one by `function`, called as `function(model, documents, **options)`.
 
     It returns one number per document, or one mapping with `metric` and, where there are such, `smooth` and
@@ -40,17 +37,11 @@ class PythonFunctionSpec(EvaluatorSpec, Counted):
     """
 
     evaluator: Literal["python"] = "python"
-    name: Name
     function: Reference
-    data: DataField
-    limit: Limit | None = None
     metric: Annotated[str, Field(min_length=1)] | None = None
     higher_is_better: bool = True
     options: dict[str, JsonValue] = Field(default_factory=dict)
     batch: Annotated[int, Field(ge=1, strict=True)] | None = None
-
-    def counted(self) -> list[Counted]:
-        return [self]
 
     def located(self, place: Callable[[str], str]) -> Self:
         function, data = located_function(self.function, place), self.data.located(place)

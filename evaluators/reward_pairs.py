@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from evaluators.counted import Counted, Name
-from evaluators.data import DataField, FieldName
+from evaluators.data import FieldName
 from evaluators.documents import deal, pick
-from evaluators.evaluator_spec import SEQUENCE_CLASSIFICATION, EvaluatorSpec
+from evaluators.evaluator_spec import SEQUENCE_CLASSIFICATION, OneTaskSpec
 from evaluators.meter import Meter
 from evaluators.protocol import Evaluator, EvaluatorError, Example, Outcome, ScoringError, Task
 from evaluators.setting import Setting
-from evaluators.shares import AtLeastOne, Limit
+from evaluators.shares import AtLeastOne
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,7 +26,7 @@ Turns = list[dict[str, str]]
 Said = str | Turns
 
 
-class RewardPairsSpec(EvaluatorSpec, Counted):
+class RewardPairsSpec(OneTaskSpec):
     """The share of pairs whose better answer gets the higher reward; a tie counts half.
 
     `prompt`, `chosen` and `rejected` are fields of a document; it may have no prompt. Strings are put together as they
@@ -41,21 +40,12 @@ class RewardPairsSpec(EvaluatorSpec, Counted):
     scores: ClassVar[str | None] = SEQUENCE_CLASSIFICATION
 
     evaluator: Literal["reward-pairs"] = "reward-pairs"
-    name: Name
-    data: DataField
     prompt: FieldName = "prompt"
     chosen: FieldName = "chosen"
     rejected: FieldName = "rejected"
     chat_template: bool = False
     label: Annotated[int, Field(ge=0, strict=True)] | str | None = None
-    limit: Limit | None = None
     batch_tokens: AtLeastOne | None = None
-
-    def counted(self) -> list[Counted]:
-        return [self]
-
-    def located(self, place: Callable[[str], str]) -> Self:
-        return self.model_copy(update={"data": self.data.located(place)})
 
     def open(self, setting: Setting) -> Evaluator:
         return RewardPairsEvaluator(self, setting)

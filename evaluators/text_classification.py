@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from evaluators.counted import Counted, Name
-from evaluators.data import DataField, FieldName, text_of
+from evaluators.data import FieldName, text_of
 from evaluators.documents import deal, pick
-from evaluators.evaluator_spec import SEQUENCE_CLASSIFICATION, EvaluatorSpec
+from evaluators.evaluator_spec import SEQUENCE_CLASSIFICATION, OneTaskSpec
 from evaluators.meter import Meter
 from evaluators.protocol import Evaluator, EvaluatorError, Example, Outcome, ScoringError, Task
 from evaluators.setting import Setting
-from evaluators.shares import AtLeastOne, Limit
+from evaluators.shares import AtLeastOne
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from evaluators.splits import Counts, Document
 
 
-class TextClassificationSpec(EvaluatorSpec, Counted):
+class TextClassificationSpec(OneTaskSpec):
     """The share of texts that get the label they have.
 
     `text`, `pair` and `label` are fields of every document; with `pair` the tokenizer joins two texts. A label is its
@@ -36,20 +35,11 @@ class TextClassificationSpec(EvaluatorSpec, Counted):
     scores: ClassVar[str | None] = SEQUENCE_CLASSIFICATION
 
     evaluator: Literal["text-classification"] = "text-classification"
-    name: Name
-    data: DataField
     text: FieldName = "text"
     pair: FieldName | None = None
     label: FieldName = "label"
     head: str | None = None
-    limit: Limit | None = None
     batch_tokens: AtLeastOne | None = None
-
-    def counted(self) -> list[Counted]:
-        return [self]
-
-    def located(self, place: Callable[[str], str]) -> Self:
-        return self.model_copy(update={"data": self.data.located(place)})
 
     def open(self, setting: Setting) -> Evaluator:
         return TextClassificationEvaluator(self, setting)

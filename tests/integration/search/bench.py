@@ -19,14 +19,15 @@ from optimizer.database import open_database
 from optimizer.engines import ENGINES
 from optimizer.evidence import Evidence
 from optimizer.examples import LedgerEntry, read_ledger
+from optimizer.finish import Finish
 from optimizer.jobs import Job, claim, create_job, requeue
 from optimizer.owners import new_owner
 from optimizer.plan import Needs, Plan, baselines
 from optimizer.pool import Answer, Unit
 from optimizer.progress import PlainLines
-from optimizer.scorer import Scorer
+from optimizer.scorer import Interrupted, Scorer
 from optimizer.spec import JobFile
-from optimizer.study import open_storage, open_study
+from optimizer.study import all_trials, open_storage, open_study
 from search_spaces.spec import bind
 
 EXPERTS = ("north", "south")
@@ -180,3 +181,35 @@ class Attempt:
             recorded=lambda trial: self.evidence.outcomes(trial, "search"),
             batches=_batches(bench, self.evidence) if search.batch else None,
         )
+
+
+def finish_of(bench: Bench, attempt: Attempt, open_test: Callable[[], None] = lambda: None, whole: int = 0) -> Finish:
+    """The last rounds of the job, ready to run."""
+    return Finish(
+        study=attempt.study,
+        tasks=bench.plan.tasks,
+        scorer=attempt.scorer,
+        recipe=lambda number: attempt.coordinator.recipe(all_trials(attempt.study)[number]),
+        recorded=attempt.evidence.outcomes,
+        open_test=open_test,
+        progress=PlainLines(),
+        count=3,
+        whole=whole,
+    )
+
+
+def dies_after(calls: int) -> Callable[[], None]:
+    """A check that stops the search, as a signal would, at its n-th call."""
+    left = [calls]
+
+    def check() -> None:
+        left[0] -= 1
+        if left[0] <= 0:
+            raise Interrupted("interrupt")
+
+    return check
+
+
+def told(study: optuna.Study) -> list[tuple[int, dict[str, float], list[float] | None, dict[str, float]]]:
+    """What a study says of its trials: number, parameters, values, constraints."""
+    return [(trial.number, trial.params, trial.values, trial.constraints) for trial in all_trials(study)]

@@ -1,38 +1,19 @@
 """A search keeps its promises: exact budgets, its baselines first, and nothing lost when something dies."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from bench import Attempt, Bench, FormulaPool, job_file, scored
+from bench import Bench, FormulaPool, dies_after, finish_of, job_file, scored, told
 
 from optimizer.errors import JobFailed
-from optimizer.finish import Finish
 from optimizer.jobs import release
 from optimizer.pool import Answer, Unit
-from optimizer.progress import PlainLines
 from optimizer.scorer import Interrupted
 from optimizer.study import all_trials
 
 COMPLETE, FAIL = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL
-
-
-def _told(study: optuna.Study) -> list[tuple[int, dict[str, float], list[float] | None]]:
-    return [(trial.number, trial.params, trial.values) for trial in all_trials(study)]
-
-
-def _dies_after(calls: int) -> Callable[[], None]:
-    """A check that stops the search, as a signal would, at its n-th call."""
-    left = [calls]
-
-    def check() -> None:
-        left[0] -= 1
-        if left[0] <= 0:
-            raise Interrupted("interrupt")
-
-    return check
 
 
 @pytest.mark.parametrize("engine", ["cma-es", "tpe", "random"])
@@ -87,14 +68,14 @@ def test_a_search_that_is_stopped_and_resumed_many_times_tells_the_same_trials(t
 
     torn, stops = Bench(tmp_path / "torn", job_file(search=search)), 0
     for calls in (2, 9, 1, 14, 5, 1000):
-        attempt = torn.attempt(FormulaPool(), _dies_after(calls))
+        attempt = torn.attempt(FormulaPool(), dies_after(calls))
         try:
             attempt.coordinator.search()
         except Interrupted:
             stops += 1
             release(torn.database, attempt.evidence.job_id, attempt.evidence.attempt)
     assert stops == 5
-    assert _told(torn.study()) == _told(undisturbed.study)
+    assert told(torn.study()) == told(undisturbed.study)
 
 
 def test_a_result_recorded_just_before_a_crash_is_told_and_not_scored_again(tmp_path: Path) -> None:
@@ -179,32 +160,18 @@ def test_two_objectives_are_searched_and_the_finalists_come_from_the_front(tmp_p
     assert all(trial.values is not None and len(trial.values) == 2 for trial in all_trials(attempt.study))
 
 
-def _finish(bench: Bench, attempt: Attempt, opened: list[int]) -> Finish:
-    trials = all_trials(attempt.study)
-    return Finish(
-        study=attempt.study,
-        tasks=bench.plan.tasks,
-        scorer=attempt.scorer,
-        recipe=lambda number: attempt.coordinator.recipe(trials[number]),
-        recorded=attempt.evidence.outcomes,
-        open_test=lambda: opened.append(attempt.evidence.attempt),
-        progress=PlainLines(),
-        count=3,
-    )
-
-
 def test_the_winner_and_every_baseline_are_scored_on_test_once_even_after_a_crash_there(tmp_path: Path) -> None:
     bench, opened, pools = Bench(tmp_path), [], [FormulaPool(), FormulaPool()]
     first = bench.attempt(pools[0])
     first.coordinator.search()
-    first.scorer.check = _dies_after(10)
+    first.scorer.check = dies_after(10)
     with pytest.raises(Interrupted):
-        _finish(bench, first, opened).run()
+        finish_of(bench, first, lambda: opened.append(first.evidence.attempt)).run()
     release(bench.database, first.evidence.job_id, first.evidence.attempt)
 
     second = bench.attempt(pools[1])
     second.coordinator.search()
-    ending = _finish(bench, second, opened).run()
+    ending = finish_of(bench, second, lambda: opened.append(second.evidence.attempt)).run()
 
     asked = [unit.key for pool in pools for unit in pool.asked if unit.key.endswith("/test")]
     baselines = [trial.number for trial in all_trials(second.study) if trial.user_attrs["origin"] == "baseline"]
@@ -228,6 +195,6 @@ def test_the_winner_is_chosen_on_examples_the_search_did_not_follow(tmp_path: Pa
     bench = Bench(tmp_path)
     attempt = bench.attempt(FormulaPool(1, answer))
     attempt.coordinator.search()
-    ending = _finish(bench, attempt, []).run()
+    ending = finish_of(bench, attempt).run()
     assert 20 in ending.finalists
     assert ending.winner != 20

@@ -1,17 +1,13 @@
 """A search on batches: fresh examples for each generation, an exact budget, and no winner by luck."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
-from bench import PER_SPLIT, TASKS, Attempt, Bench, FormulaPool, job_file
+from bench import PER_SPLIT, TASKS, Attempt, Bench, FormulaPool, dies_after, finish_of, job_file, told
 from optuna.trial import FrozenTrial
 
-from optimizer.finish import Ending, Finish
 from optimizer.jobs import release
-from optimizer.progress import PlainLines
 from optimizer.scorer import Interrupted
 from optimizer.study import all_trials
 
@@ -83,20 +79,20 @@ def test_a_search_on_batches_that_is_torn_tells_the_same_trials(tmp_path: Path) 
     torn = Bench(tmp_path / "torn", _job(budget={"examples": 700}))
     stops = 0
     for calls in (2, 9, 1, 14, 1000):
-        attempt = torn.attempt(FormulaPool(), _dies_after(calls))
+        attempt = torn.attempt(FormulaPool(), dies_after(calls))
         try:
             attempt.coordinator.search()
         except Interrupted:
             stops += 1
             release(torn.database, attempt.evidence.job_id, attempt.evidence.attempt)
     assert stops == 4
-    assert _told(torn.study()) == _told(whole.study)
+    assert told(torn.study()) == told(whole.study)
 
 
 def test_a_lucky_batch_makes_no_finalist(tmp_path: Path) -> None:
     bench = Bench(tmp_path, _job())
     attempt, _ = _searched(bench)
-    ending = _finished(bench, attempt)
+    ending = finish_of(bench, attempt, whole=WHOLE).run()
     origins = {all_trials(attempt.study)[number].user_attrs["origin"] for number in ending.finalists}
     assert origins == {"recommendation", "baseline"}
 
@@ -114,32 +110,3 @@ def test_a_bound_from_the_base_is_measured_on_each_batch(tmp_path: Path) -> None
         lost = sum(base[one.id] - one.metric for one in south) / len(south)
         assert trial.constraints == {"south_task": pytest.approx(lost - 0.3)}
     assert {len(ids) for ids in _asked(pool, trials).values()} == {10, WHOLE}
-
-
-def _finished(bench: Bench, attempt: Attempt) -> Ending:
-    return Finish(
-        study=attempt.study,
-        tasks=bench.plan.tasks,
-        scorer=attempt.scorer,
-        recipe=lambda number: attempt.coordinator.recipe(all_trials(attempt.study)[number]),
-        recorded=attempt.evidence.outcomes,
-        open_test=lambda: None,
-        progress=PlainLines(),
-        count=3,
-        whole=WHOLE,
-    ).run()
-
-
-def _told(study: optuna.Study) -> list[tuple[int, dict[str, float], list[float] | None]]:
-    return [(trial.number, trial.params, trial.values) for trial in all_trials(study)]
-
-
-def _dies_after(calls: int) -> Callable[[], None]:
-    left = [calls]
-
-    def check() -> None:
-        left[0] -= 1
-        if left[0] <= 0:
-            raise Interrupted("interrupt")
-
-    return check

@@ -1,19 +1,15 @@
 """A search under bounds prefers merges that keep them, and says so where none does."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
-from bench import Attempt, Bench, FormulaPool, job_file, scored
+from bench import Attempt, Bench, FormulaPool, dies_after, finish_of, job_file, scored, told
 from optuna.trial import FrozenTrial
 
 from optimizer.errors import JobFailed
-from optimizer.finish import Ending, Finish
 from optimizer.jobs import get_job, release
 from optimizer.pool import Answer, Unit
-from optimizer.progress import PlainLines
 from optimizer.scorer import Interrupted
 from optimizer.study import all_trials
 from optimizer.summary import Summary
@@ -48,19 +44,6 @@ def _searched(bench: Bench, workers: int = 1) -> Attempt:
     return attempt
 
 
-def _finished(bench: Bench, attempt: Attempt) -> Ending:
-    return Finish(
-        study=attempt.study,
-        tasks=bench.plan.tasks,
-        scorer=attempt.scorer,
-        recipe=lambda number: attempt.coordinator.recipe(all_trials(attempt.study)[number]),
-        recorded=attempt.evidence.outcomes,
-        open_test=lambda: None,
-        progress=PlainLines(),
-        count=3,
-    ).run()
-
-
 def _south_weight(trial: FrozenTrial) -> float:
     return float(trial.params["weight.south"])
 
@@ -89,7 +72,7 @@ def test_the_winner_keeps_the_bound_though_better_merges_break_it(tmp_path: Path
     trials = all_trials(attempt.study)
     best = max(trials, key=lambda trial: trial.values[0])
     assert not best.user_attrs["feasible"]  # else this test would show nothing
-    ending = _finished(bench, attempt)
+    ending = finish_of(bench, attempt).run()
     assert _south_weight(trials[ending.winner]) <= 0.15
     feasible = [trial for trial in trials if trial.user_attrs["feasible"] and trial.user_attrs["origin"] == "search"]
     assert max(feasible, key=lambda trial: trial.values[0]).number in ending.finalists
@@ -98,7 +81,7 @@ def test_the_winner_keeps_the_bound_though_better_merges_break_it(tmp_path: Path
 def test_a_bound_nobody_can_keep_leaves_the_merge_nearest_to_it(tmp_path: Path) -> None:
     bench = Bench(tmp_path, _job({"at_least": 3.0}))
     attempt = _searched(bench)
-    winner = all_trials(attempt.study)[_finished(bench, attempt).winner]
+    winner = all_trials(attempt.study)[finish_of(bench, attempt).run().winner]
     assert _south_weight(winner) == max(_south_weight(trial) for trial in all_trials(attempt.study))
 
 
@@ -117,7 +100,7 @@ def test_the_model_a_bound_is_measured_from_is_scored_before_anything_else(tmp_p
 def test_the_report_measures_a_relative_bound_on_the_test_split(tmp_path: Path) -> None:
     bench = Bench(tmp_path, _job({"at_most": 0.4, "of": "base"}))
     attempt = _searched(bench)
-    ending = _finished(bench, attempt)
+    ending = finish_of(bench, attempt).run()
     job = get_job(bench.database, "bench")
     results = Summary(job, bench.job, bench.plan, attempt.study, attempt.evidence).results(ending, "done", 1.0, 1)
     winner = results.test[0]
@@ -147,24 +130,9 @@ def test_a_bounded_search_that_is_torn_tells_the_same_trials(tmp_path: Path) -> 
     whole = _searched(Bench(tmp_path / "whole", job))
     torn = Bench(tmp_path / "torn", job)
     for calls in (1, 2, 7, 1000):
-        attempt = torn.attempt(FormulaPool(1, _south_is_its_weight), _dies_after(calls))
+        attempt = torn.attempt(FormulaPool(1, _south_is_its_weight), dies_after(calls))
         try:
             attempt.coordinator.search()
         except Interrupted:
             release(torn.database, attempt.evidence.job_id, attempt.evidence.attempt)
-    assert _told(torn.study()) == _told(whole.study)
-
-
-def _told(study: optuna.Study) -> list[tuple[int, dict[str, float], list[float] | None, dict[str, float]]]:
-    return [(trial.number, trial.params, trial.values, trial.constraints) for trial in all_trials(study)]
-
-
-def _dies_after(calls: int) -> Callable[[], None]:
-    left = [calls]
-
-    def check() -> None:
-        left[0] -= 1
-        if left[0] <= 0:
-            raise Interrupted("interrupt")
-
-    return check
+    assert told(torn.study()) == told(whole.study)
