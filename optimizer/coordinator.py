@@ -52,6 +52,7 @@ class Coordinator:
         self._space = self.plan.space(self.job)
         self._distributions = self._space.distributions()
         self._orphans = list(running(self.study))
+        self._held: list[Finished] = []  # scored, but something their bounds are measured from is not yet
         self._began = time.monotonic()
         self._opened = self._given_out = self._finished = self._failed = self._scored_here = 0
         self._begun = self.batches is None
@@ -117,7 +118,7 @@ class Coordinator:
 
     def _a_reference_is_out(self) -> bool:
         """Whether a model that bounds are measured from is being scored: whoever came back before it would wait."""
-        waiting = {orphan.number for orphan in self._orphans}
+        waiting = {orphan.number for orphan in self._orphans} | {finished.round.trial for finished in self._held}
         return any(
             trial.number not in waiting and trial.user_attrs.get("label") in self._references
             for trial in (running(self.study) if self._references else ())
@@ -171,6 +172,12 @@ class Coordinator:
 
     def _tell(self, finished: Finished) -> None:
         number = finished.round.trial
+        if finished.error is None and any(self._reference(label) is None for label in self._references):
+            self._held.append(finished)
+            return
+        held, self._held = self._held, []
+        for one in held:
+            self._tell(one)
         if finished.error is not None:
             tell(self.study, number, None, error=finished.error)
             label = self._trial(number).user_attrs.get("label")

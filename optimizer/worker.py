@@ -53,11 +53,11 @@ class Worker:
     def score(self, recipe: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
         """Fill the resident model with the recipe, as far as it is not that merge already, and score the examples.
 
-        A merge that is not finite or cannot be scored comes back with `error` set; any other exception is a fault of
-        the worker, not of the recipe, and is raised.
+        A merge that is not finite or cannot be scored, and a model that cannot be asked at all, come back with `error`
+        set; any other exception is a fault of the worker, not of the recipe, and is raised.
         """
         from evaluators.meter import Meter
-        from evaluators.protocol import ScoringError
+        from evaluators.protocol import EvaluatorError, ScoringError
         from merging.materialize import MergeError
         from merging.recipe import Recipe
 
@@ -67,7 +67,7 @@ class Worker:
             with meter.stage("materialize"):
                 self._resident.fill(wanted)
             outcomes = self._evaluator.score(self._resident.model, ids, meter)
-        except (MergeError, ScoringError) as error:
+        except (MergeError, ScoringError, EvaluatorError) as error:
             return asdict(_failed(wanted.digest(), str(error)))
         claimed = sum(meter.seconds.values())
         other = max(0.0, time.perf_counter() - started - claimed)

@@ -136,3 +136,27 @@ def test_a_bounded_search_that_is_torn_tells_the_same_trials(tmp_path: Path) -> 
         except Interrupted:
             release(torn.database, attempt.evidence.job_id, attempt.evidence.attempt)
     assert told(torn.study()) == told(whole.study)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_bounds_from_two_models_wait_for_both_also_after_a_crash(tmp_path: Path, workers: int) -> None:
+    tasks = [
+        {"task": "north_task", "objective": "score", "bound": {"at_least": -0.9, "of": "base"}},
+        {"task": "south_task", "bound": {"at_least": -0.3, "of": "south"}},
+    ]
+    job = job_file(
+        evaluate={"tasks": tasks},
+        search={"engine": "random", "budget": {"trials": 20}},
+        space={"granularity": "global"},
+    )
+    bench = Bench(tmp_path, job)
+    first = bench.attempt(FormulaPool(workers, _south_is_its_weight), dies_after(3))
+    with pytest.raises(Interrupted):
+        first.coordinator.search()
+    release(bench.database, first.evidence.job_id, first.evidence.attempt)
+    trials = all_trials(_searched(bench, workers).study)
+    assert len(trials) == 20
+    assert [trial.user_attrs["label"] for trial in trials[:2]] == ["base", "parent south"]
+    for trial in trials:
+        assert trial.constraints["south_task"] == pytest.approx(1 - 0.3 - _south_weight(trial))
+        assert trial.constraints["north_task"] == pytest.approx(trials[0].values[0] - 0.9 - trial.values[0])
