@@ -1,10 +1,12 @@
 """A limit that a merge must keep on the mean of a task."""
 
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from evaluators.frozen import Frozen
+
+Limit = Annotated[float, Field(strict=True)]  # `true` is not 1
 
 
 class Bound(Frozen):
@@ -14,8 +16,8 @@ class Bound(Frozen):
     the same examples, so `{at_least: -0.02, of: base}` allows a loss of 0.02.
     """
 
-    at_most: float | None = None
-    at_least: float | None = None
+    at_most: Limit | None = None
+    at_least: Limit | None = None
     of: str | None = None
 
     @model_validator(mode="after")

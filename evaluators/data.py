@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,6 +12,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from evaluators.frozen import Frozen
 from evaluators.protocol import EvaluatorError
 from evaluators.splits import Document
+
+_UTF8 = "utf-8-sig"  # a byte order mark, as some editors write it, is no part of the text
 
 Unit = Literal["line", "paragraph", "file"]
 
@@ -35,6 +38,11 @@ class Data(Frozen):
     def _one_source(self) -> Self:
         if (self.file is None) == (self.dataset is None):
             raise ValueError("must name a `file` or a `dataset`, one of them")
+        others = {"config", "revision", "split"} if self.file is not None else {"unit"}
+        idle = [name for name in sorted(others) if getattr(self, name) != type(self).model_fields[name].default]
+        if idle:
+            kind = "file" if self.file is not None else "data set"
+            raise ValueError(f"`{idle[0]}` means nothing for a {kind}; take it out")
         return self
 
     def located(self, place: Callable[[str], str]) -> Self:
@@ -56,7 +64,7 @@ class Data(Frozen):
             )
         try:
             found = _read(file, self.unit)
-        except (OSError, ValueError) as error:  # what is not JSON or not UTF-8 is a ValueError
+        except (OSError, ValueError, RecursionError, csv.Error) as error:  # not JSON or not UTF-8 is a ValueError
             raise EvaluatorError(f"{file}: cannot be read as {file.suffix or 'text'}: {error}.") from error
         if not found:
             raise EvaluatorError(f"{file}: must hold documents, but holds none.")
@@ -86,6 +94,8 @@ def text_of(document: Document, field: str, name: str) -> str:
             f"`{name}`: every document must have text in its field `{field}`, but one has {value!r}; its fields are "
             f"{', '.join(map(str, document))}. Name the field in the job file, or mend the data."
         )
+    if not value.isprintable() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise EvaluatorError(f"`{name}`: field `{field}` holds half a character (a lone surrogate): {value!r}.")
     return value
 
 
@@ -95,20 +105,26 @@ def _read(file: Path, unit: Unit) -> list[Any]:
 
 
 def _jsonl(file: Path) -> list[Any]:
-    with file.open(encoding="utf-8") as lines:
+    with file.open(encoding=_UTF8) as lines:
         return [json.loads(line) for line in lines if line.strip()]
 
 
 def _json(file: Path) -> list[Any]:
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = json.loads(file.read_text(encoding=_UTF8))
     if not isinstance(content, list):
         raise ValueError(f"must be a list of objects, but is {type(content).__name__}")
     return content
 
 
 def _table(file: Path, delimiter: str) -> list[Any]:
-    with file.open(encoding="utf-8", newline="") as rows:
-        return list(csv.DictReader(rows, delimiter=delimiter, strict=True))
+    with file.open(encoding=_UTF8, newline="") as rows:
+        reader = csv.DictReader(rows, delimiter=delimiter, strict=True)
+        found = []
+        for row in reader:
+            if None in row or None in row.values():  # cells beyond the header, or too few
+                raise ValueError(f"line {reader.line_num} has not as many cells as the header")
+            found.append(row)
+        return found
 
 
 def _parquet(file: Path) -> list[Any]:
@@ -119,8 +135,8 @@ def _parquet(file: Path) -> list[Any]:
 
 
 def _texts(file: Path, unit: Unit) -> list[Any]:
-    text = file.read_text(encoding="utf-8")
-    parts = {"line": text.splitlines(), "paragraph": text.split("\n\n"), "file": [text]}[unit]
+    text = file.read_text(encoding=_UTF8)
+    parts = {"line": text.split("\n"), "paragraph": re.split(r"\n[ \t]*\n", text), "file": [text]}[unit]
     return [{"text": part} for part in parts if part.strip()]
 
 

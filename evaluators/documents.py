@@ -37,8 +37,9 @@ def check_every_split(task: str, placed: Sequence[Placed], counts: Counts) -> No
     for split in SPLITS:
         if not any(row.split == split for row in placed):
             raise EvaluatorError(
-                f"every split needs an example of every task, but `{task}` has none for "
-                f"`{split}` ({counts}). Give the task more documents, or `{split}` a larger share."
+                f"every split needs an example of every task, but `{task}` has none for `{split}` "
+                f"(search {counts.search}, select {counts.select}, test {counts.test}). Give the task more "
+                f"documents, or `{split}` a larger share."
             )
 
 

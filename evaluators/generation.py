@@ -122,9 +122,11 @@ class GenerationEvaluator:
             one.as_task(f"{spec.name}.{one.measure}", one.metric, one.higher_is_better) for one in spec.measures
         ]
         self._refuse_to_be_followed_smoothly()
-        dealt = deal(spec.name, spec.data.documents(), setting.splits, spec.limit)
+        # by its prompt alone: with a running number beside it, one prompt would stand in several splits
+        prompts = [{"prompt": text_of(row, spec.field, spec.name)} for row in spec.data.documents()]
+        dealt = deal(spec.name, prompts, setting.splits, spec.limit)
         self._counts = dealt.counts
-        self._texts = {name: self._text(text_of(row, spec.field, spec.name)) for name, row in dealt.documents.items()}
+        self._texts = {name: self._text(str(row["prompt"])) for name, row in dealt.documents.items()}
         self._tokens = dict(zip(self._texts, self._encoded(list(self._texts.values())), strict=True))
         self._measured = [one.open() for one in spec.measures]
         self._examples: list[Example] = []

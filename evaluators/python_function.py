@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 GIVEN = ("tokenizer", "device")
 """What the function is given beside model, documents and options, where its signature names it."""
 
+_SAMPLED = 16  # numbers of a tensor
+
 Row = tuple[float, float | None, float | None]
 
 
@@ -110,7 +112,7 @@ class PythonFunction:
                 answers = _listed(answer)
         except torch.AcceleratorError:  # the device is lost to this process: another worker must take over
             raise
-        except Exception as error:  # the user's function may raise anything
+        except (Exception, SystemExit) as error:  # the user's function may raise anything
             advice = " Give it fewer documents at a time with `batch`." if _out_of_memory(error) else ""
             raise ScoringError(f"{self._at(documents)}: {cause_in(error, self._function)}{advice}") from error
         if answers is None or len(answers) != len(documents):
@@ -207,7 +209,13 @@ def _listed(answer: Any) -> list[Any] | None:
 def _marks(model: nn.Module) -> dict[str, tuple[Any, ...]]:
     """What is different about each tensor of the model once it was written to, or put somewhere else."""
     tensors = model.state_dict(keep_vars=True)
-    return {name: (id(one), one.data_ptr(), one.dtype, one._version) for name, one in tensors.items()}
+    return {name: (id(one), one.data_ptr(), one.dtype, one._version, *_sample(one)) for name, one in tensors.items()}
+
+
+def _sample(tensor: Any) -> list[Any]:
+    """Some numbers of a tensor, spread over it: what is written through `.data` raises no version."""
+    flat = tensor.detach().reshape(-1)
+    return list(flat[:: max(1, flat.numel() // _SAMPLED)].tolist())
 
 
 def _device(model: nn.Module) -> Any:
@@ -216,5 +224,5 @@ def _device(model: nn.Module) -> Any:
     return next((tensor.device for tensor in model.state_dict(keep_vars=True).values()), torch.device("cpu"))
 
 
-def _out_of_memory(error: Exception) -> bool:
+def _out_of_memory(error: BaseException) -> bool:
     return "out of memory" in str(error).lower() or isinstance(error, MemoryError)

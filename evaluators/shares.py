@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field
 from evaluators.frozen import Frozen
 
 PositiveWeight = Annotated[float, Field(gt=0)]
-AtLeastOne = Annotated[int, Field(ge=1)]
+AtLeastOne = Annotated[int, Field(ge=1, strict=True)]
 
 
 class Splits(Frozen):

@@ -8,9 +8,9 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from evaluators.protocol import SPLITS, Outcome, ScoringError, Split, Task
+from evaluators.protocol import SPLITS, Evaluator, EvaluatorError, Outcome, ScoringError, Split, Task
 from optimizer.errors import InputError, JobFailed
-from optimizer.preflight import open_evaluator
+from optimizer.preflight import check_architecture, check_evaluator, check_kind, open_evaluator
 from optimizer.resident import check_vllm
 from optimizer.spec import JobFile, read_job_file
 from optimizer.statistics import Estimate, interval
@@ -35,27 +35,32 @@ def evaluate_model(model: str, job_file: Path, split: str) -> ModelScores:
     if split not in SPLITS:
         raise InputError(f"--split must be one of {', '.join(SPLITS)}, but is {split!r}.")
     spec = read_job_file(job_file)
+    check_kind(spec)
     check_vllm(spec)
     evaluator = open_evaluator(spec)
-    live = _load(spec, model)
+    live = _load(spec, model, evaluator)
     ids = [example.id for example in evaluator.examples() if example.split == split]
     try:
         outcomes = evaluator.score(live, ids)
+    except EvaluatorError as error:
+        raise InputError(str(error)) from error
     except ScoringError as error:
         raise JobFailed(f"{model} cannot be scored: {error}") from error
     return _scores(model, split, spec, list(evaluator.tasks()), outcomes)
 
 
-def _load(spec: JobFile, model: str) -> Any:
+def _load(spec: JobFile, model: str, evaluator: Evaluator) -> Any:
+    """The model, whose folder must have every weight it needs: transformers would draw what is missing at random."""
     from merging.checkpoint import open_checkpoint
     from merging.recipe import Source
     from optimizer.resident import open_model
 
     try:
-        folder = open_checkpoint(Source(path=model)).folder
+        checkpoint = open_checkpoint(Source(path=model))
     except ValueError as error:
         raise InputError(str(error)) from error
-    return open_model(spec, str(folder))
+    check_evaluator(evaluator, check_architecture(spec, checkpoint))
+    return open_model(spec, str(checkpoint.folder))
 
 
 def _scores(model: str, split: Split, spec: JobFile, tasks: list[Task], outcomes: list[Outcome]) -> ModelScores:

@@ -68,7 +68,7 @@ def own_model(load: str, folder: str) -> nn.Module:
         raise InputError(f"`models.load`: {error}") from error
     try:
         model = function(folder)
-    except Exception as error:  # the user's function may raise anything
+    except (Exception, SystemExit) as error:  # the user's function may raise anything
         raise InputError(f"`models.load`: {load} failed on {folder}: {cause_in(error, function)}") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"`models.load`: {load} must return a torch module, but returned {type(model).__name__}.")

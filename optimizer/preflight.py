@@ -50,15 +50,15 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     """
     _check_engine(job)
     _check_method(job)
-    _check_kind(job)
+    check_kind(job)
     check_vllm(job, local)
     say("Checking the models")
     sources = _open_models(job)
-    model = _check_architecture(job, sources.reference)
+    model = check_architecture(job, sources.reference)
     say("Checking space and tasks")
     sketch = _plan(job, _template(job, {}), sources)  # without fingerprints, which take reading every weight
     evaluator = open_evaluator(job)
-    _check_evaluator(evaluator, model)
+    check_evaluator(evaluator, model)
     examples = list(evaluator.examples())
     counts = _check_splits(examples)
     _check_leaks(examples)
@@ -126,7 +126,7 @@ def _check_engine(job: JobFile) -> None:
         ENGINES[name].check_batch()
 
 
-def _check_kind(job: JobFile) -> None:
+def check_kind(job: JobFile) -> None:
     """Whether the evaluators can score this kind of model."""
     for spec in job.evaluate:
         if spec.scores is not None and spec.scores != job.models.load:
@@ -160,7 +160,7 @@ def _open_models(job: JobFile) -> "Sources":
     return sources
 
 
-def _check_architecture(job: JobFile, checkpoint: "Checkpoint") -> "nn.Module | None":
+def check_architecture(job: JobFile, checkpoint: "Checkpoint") -> "nn.Module | None":
     """Whether a worker will be able to build the model and to fill it; built here as far as that is cheap.
 
     The model as it was built, most often without weights; None where it was not.
@@ -191,7 +191,7 @@ def _check_architecture(job: JobFile, checkpoint: "Checkpoint") -> "nn.Module | 
     return model
 
 
-def _check_evaluator(evaluator: "Evaluator", model: "nn.Module | None") -> None:
+def check_evaluator(evaluator: "Evaluator", model: "nn.Module | None") -> None:
     """Whether such a model can be asked what the tasks ask."""
     from evaluators.protocol import EvaluatorError
 

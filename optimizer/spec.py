@@ -38,6 +38,8 @@ class Models(Frozen):
         if not experts:
             raise ValueError("there must be at least one expert, but there is none; add `name: path` lines")
         for name in experts:
+            if name == "base":
+                raise ValueError("an expert must not be called `base`, which is the base's own name")
             if not name or len(name) > 60 or any(character in name for character in "./\\ \t\n"):
                 raise ValueError(
                     f"an expert's name must be 1 to 60 characters without dots, slashes or spaces, but is {name!r}"
