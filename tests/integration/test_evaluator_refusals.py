@@ -1,17 +1,20 @@
 """Evaluators that cannot work are refused at submit, with a word on what to do, whichever they are."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from optimizer.errors import InputError
+from optimizer.evaluate import evaluate_model
 from optimizer.preflight import preflight
 from optimizer.spec import read_job_file
 from tests.integration.evaluators.small_tasks import LETTER, letter_rows, write_task
-from tests.integration.small_job import Shop, make_shop, write_job
+from tests.integration.small_job import WEIGHTS, Shop, make_shop, write_job
 
 PROMPTS = [{"prompt": f"say {number}", "answer": f"{number}"} for number in range(40)]
 
@@ -150,3 +153,26 @@ def test_a_list_of_evaluators_is_taken(shop: Shop, tmp_path: Path) -> None:
 )
 def test_a_batch_that_cannot_be_had_is_refused(shop: Shop, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     assert said in refused(shop, tmp_path, changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"evaluate": {**CHAT, "max_tokens": 512}}, "the model's whole window has 512"),
+        ({"models.load": "sequence-classification"}, "scores models of the kind causal-lm"),
+    ],
+)
+def test_evaluate_refuses_what_a_job_would_refuse(
+    shop: Shop, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        evaluate_model(str(shop.models / "north"), write_job(shop, tmp_path, changes), "test")
+
+
+def test_evaluate_refuses_a_folder_without_all_weights_of_the_model(shop: Shop, tmp_path: Path) -> None:
+    body = tmp_path / "body"
+    shutil.copytree(shop.models / "north", body)
+    weights = load_file(body / WEIGHTS)
+    save_file({name: one for name, one in weights.items() if "lm_head" not in name}, body / WEIGHTS)
+    with pytest.raises(InputError, match="was left with 1 tensors"):
+        evaluate_model(str(body), write_job(shop, tmp_path), "test")

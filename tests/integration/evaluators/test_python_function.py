@@ -217,7 +217,15 @@ def test_a_search_by_smooth_scores_needs_them_from_every_document(make: Make, mo
     )
 
 
-@pytest.mark.parametrize("change", ["model[0].weight.add_(1)", "model.half()", "model[0].bias.data = torch.zeros(4)"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "model[0].weight.add_(1)",
+        "model[0].weight.data.mul_(1.5)",
+        "model.half()",
+        "model[0].bias.data = torch.zeros(4)",
+    ],
+)
 def test_a_function_that_changes_the_weights_is_never_believed_again(make: Make, model: nn.Module, change: str) -> None:
     code = f"""
 import torch
@@ -298,3 +306,8 @@ def test_paths_are_relative_to_the_job_file_and_the_code_is_announced(tmp_path: 
 def test_a_reference_must_name_a_file_and_a_function(function: str) -> None:
     with pytest.raises(ValidationError):
         PythonFunctionSpec(name="fit", function=function, data={"file": "data.jsonl"})  # type: ignore[arg-type]
+
+
+def test_a_function_that_leaves_the_process_fails_the_trial_with_its_line(make: Make, model: nn.Module) -> None:
+    message = refusal(make("def error(model, documents):\n    raise SystemExit('enough')\n"), model)
+    assert "SystemExit: enough (own.py, line 2" in message
