@@ -1,0 +1,1 @@
+"""How many scored examples each way to search needs, on landscapes small enough to repeat."""

@@ -1,0 +1,53 @@
+"""What the strategy is given: a space, warm starts, examples, and a budget."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from evaluators.protocol import Split, Task
+from optimizer.auto.asks import Array
+from optimizer.auto.values import Measure
+from search_spaces.nested import Frame
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """A merge to start from. `point` is None where it is no point of the space: it is compared, not started from."""
+
+    label: str
+    point: Array | None
+
+
+def never() -> bool:
+    """For budgets that do not count minutes."""
+    return False
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """One search.
+
+    `examples` are the ids of the splits gradient, search and select. `budget` is in example-forward-equivalents
+    (EFE: 1 for a scored example, 3 for one in a gradient batch) and covers everything up to the choice of the winner.
+    `no_gradient` says why there is no gradient, None where there is one. `time_is_up` is asked between steps.
+    """
+
+    frame: Frame
+    tasks: Sequence[Task]
+    examples: Mapping[Split, Sequence[str]]
+    arms: Sequence[Arm]
+    budget: int
+    seed: int
+    measure: Measure
+    no_gradient: str | None = None
+    time_is_up: Callable[[], bool] = never
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which parts of the strategy are used; each can be switched off, to see what it is worth."""
+
+    gradient: bool = True
+    race: bool = True
+    growth: bool = True
+    mean: bool = True
+    """The answer of a distribution is its mean; else the best member that was observed."""

@@ -1,0 +1,157 @@
+"""What the strategy knows: candidates, their outcomes, and what all of it has cost."""
+
+import random
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from evaluators.protocol import Outcome, Split
+from optimizer.auto.asks import Answer, Array, Ask, Candidate, Close, Origin, Score, Scored
+from optimizer.auto.problem import Problem
+from optimizer.auto.values import task_of
+from optimizer.engines.seeds import seed_for
+
+Asking = Generator[list[Ask], list[Answer], Any]
+
+SCORED, DIFFERENTIATED = 1, 3  # EFE of one scored example, and of one in a gradient batch
+
+
+class State:
+    """Grows with every answer; the same asks and answers make the same state."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.spent = 0
+        self.candidates: list[Candidate] = []
+        self.failed: dict[int, str] = {}
+        self._known: dict[tuple[int, Split], dict[str, Outcome]] = {}
+        self._drawn: dict[str, int] = {}
+
+    # ---- money
+
+    @property
+    def left(self) -> int:
+        """What is left of the budget, in EFE."""
+        return self.problem.budget - self.spent
+
+    def over(self) -> bool:
+        """Whether the budget's minutes are over."""
+        return self.problem.time_is_up()
+
+    # ---- candidates
+
+    def candidate(
+        self, point: Array | None, origin: Origin = "search", label: str | None = None, **about: Any
+    ) -> Candidate:
+        """A new candidate, counted."""
+        made = Candidate(len(self.candidates), point, origin, label, about)
+        self.candidates.append(made)
+        return made
+
+    def outcomes(self, candidate: Candidate, split: Split = "search") -> Mapping[str, Outcome]:
+        """What is known of a candidate on a split, by example."""
+        return self._known.get((candidate.number, split), {})
+
+    def score(self, wanted: Sequence[tuple[Candidate, Sequence[str]]], split: Split = "search") -> Asking:
+        """Have candidates scored, each on its examples as far as they are not known yet; all are asked at once."""
+        asks: list[Ask] = []
+        for candidate, ids in wanted:
+            known = self.outcomes(candidate, split)
+            missing = tuple(name for name in ids if name not in known)
+            if missing and candidate.number not in self.failed:
+                asks.append(Score(candidate, missing, split))
+                self.spent += SCORED * len(missing)
+        if asks:
+            answers = yield asks
+            for ask, answer in zip(asks, answers, strict=True):
+                assert isinstance(ask, Score)
+                assert isinstance(answer, Scored)
+                if answer.error is not None:
+                    self.failed[ask.candidate.number] = answer.error
+                else:
+                    found = self._known.setdefault((ask.candidate.number, split), {})
+                    found.update({one.id: one for one in answer.outcomes})
+
+    # ---- comparing
+
+    def values(self, candidate: Candidate, ids: Sequence[str], split: Split = "search") -> Array:
+        """A candidate's values on examples that it was scored on."""
+        known = self.outcomes(candidate, split)
+        return self.problem.measure.values([known[name] for name in ids])
+
+    def mean(self, candidate: Candidate, ids: Sequence[str], split: Split = "search") -> float:
+        """A candidate's objective on examples it was scored on; minus infinity where it failed."""
+        if candidate.number in self.failed:
+            return -np.inf
+        return float(self.problem.measure.weights(ids) @ self.values(candidate, ids, split))
+
+    def paired(self, one: Candidate, other: Candidate, split: Split = "search") -> tuple[float, float]:
+        """Mean and standard error of `one` minus `other` on the examples both were scored on."""
+        theirs = self.outcomes(other, split)
+        ids = [name for name in self.outcomes(one, split) if name in theirs]
+        if not ids:
+            return 0.0, np.inf
+        differences = self.values(one, ids, split) - self.values(other, ids, split)
+        measure = self.problem.measure
+        return float(measure.weights(ids) @ differences), measure.standard_error(ids, differences)
+
+    def close(self, candidate: Candidate, **about: Any) -> Close:
+        """The ask that ends a candidate, with what its search outcomes say."""
+        ids = list(self.outcomes(candidate))
+        if not ids or candidate.number in self.failed:
+            return Close(candidate, None, None, len(ids), about)
+        error = self.problem.measure.standard_error(ids, self.values(candidate, ids))
+        return Close(
+            candidate, self.mean(candidate, ids), error if np.isfinite(error) else None, len(ids), about
+        )
+
+    # ---- drawing examples
+
+    def fresh(self, split: Split, count: int, stream: str) -> tuple[str, ...]:
+        """The next examples of a stream over a split: every task by its share, none twice within a pass.
+
+        Each pass over a task has a new order.
+        """
+        found: list[str] = []
+        by_task = self._by_task(split)
+        for task, share in shares(by_task, count).items():
+            found += self._next(split, task, by_task[task], share, stream)
+        return tuple(found)
+
+    def _by_task(self, split: Split) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for name in self.problem.examples[split]:
+            found.setdefault(task_of(name), []).append(name)
+        return found
+
+    def _next(self, split: Split, task: str, ids: list[str], count: int, stream: str) -> list[str]:
+        key = f"{split}/{stream}/{task}"
+        found: list[str] = []
+        while len(found) < min(count, len(ids)):
+            at = self._drawn.get(key, 0)
+            passes, place = divmod(at, len(ids))
+            order = list(ids)
+            random.Random(seed_for(self.problem.seed, "examples", key, passes)).shuffle(order)
+            for name in order[place:]:
+                at += 1
+                if name not in found:
+                    found.append(name)
+                if len(found) == min(count, len(ids)):
+                    break
+            self._drawn[key] = at
+        return found
+
+
+LEAST = 2  # examples of a task in any batch: one has no spread
+
+
+def shares(by_task: Mapping[str, Sequence[str]], count: int) -> dict[str, int]:
+    """How many of `count` examples each task gives, in proportion to what it has, `LEAST` or more where it has them."""
+    total = sum(map(len, by_task.values()))
+    count = min(count, total)
+    found = {task: min(LEAST, len(ids)) for task, ids in by_task.items()}
+    while sum(found.values()) < count:
+        open_tasks = [task for task in by_task if found[task] < len(by_task[task])]
+        found[max(open_tasks, key=lambda task: count * len(by_task[task]) / total - found[task])] += 1
+    return found
