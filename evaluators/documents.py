@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TypeVar
 
-from evaluators.protocol import SPLITS, EvaluatorError, Example
+from evaluators.protocol import NEEDED, EvaluatorError, Example
 from evaluators.shares import Limits, Splits
 from evaluators.splits import Counts, Document, Placed, assign
 
@@ -22,7 +22,7 @@ class Dealt:
 
 
 def deal(task: str, documents: Sequence[Document], splits: Splits, limit: Limits | None) -> Dealt:
-    """Deal documents to search, select and test by their content. Raises `EvaluatorError` where a split stays empty."""
+    """Deal documents to the splits by their content. Raises `EvaluatorError` where a split stays empty."""
     placed, counts = assign(task, None, documents, splits, limit)
     check_every_split(task, placed, counts)
     return Dealt(
@@ -33,8 +33,8 @@ def deal(task: str, documents: Sequence[Document], splits: Splits, limit: Limits
 
 
 def check_every_split(task: str, placed: Sequence[Placed], counts: Counts) -> None:
-    """Raise `EvaluatorError` where a split has no example of the task."""
-    for split in SPLITS:
+    """Raise `EvaluatorError` where a split has no example of the task; there need be none for `gradient`."""
+    for split in NEEDED:
         if not any(row.split == split for row in placed):
             raise EvaluatorError(
                 f"every split needs an example of every task, but `{task}` has none for `{split}` "

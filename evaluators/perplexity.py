@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -15,10 +15,12 @@ from evaluators.meter import Meter
 from evaluators.protocol import Evaluator, EvaluatorError, Example, Outcome, ScoringError, Task
 from evaluators.setting import Setting
 from evaluators.shares import AtLeastOne
+from evaluators.twins import factors, turned_away
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from evaluators.lm.differentiable import DifferentiableLM
     from evaluators.lm.requests import Tokens
     from evaluators.splits import Counts
 
@@ -85,6 +87,7 @@ class PerplexityEvaluator:
                     f"{texts[name]!r}. Take the document out."
                 )
         size = _SIZES[spec.metric]
+        self._differentiable: DifferentiableLM | None = None
         self._texts = {name: _Text(tokens[name], size(text, tokens[name])) for name, text in texts.items()}
 
     def tasks(self) -> list[Task]:
@@ -115,6 +118,29 @@ class PerplexityEvaluator:
                 for name, text in texts.items()
             }
         return [outcomes[name] for name in ids]
+
+    def twins(self) -> dict[str, str | None]:
+        """See `Differentiable.twins`."""
+        return {task.name: turned_away(task) for task in self.tasks()}
+
+    def backward(
+        self, model: nn.Module, ids: Sequence[str], scales: Mapping[str, float], meter: Meter | None = None
+    ) -> list[float]:
+        """See `Differentiable.backward`: the negative log-likelihood of a token, minus the logarithm of `smooth`."""
+        from evaluators.lm import rolling, window_of
+        from evaluators.lm.differentiable import DifferentiableLM, per_token
+
+        texts = pick(self._texts, ids)
+        counted = factors(ids, scales, self.twins())
+        if self._differentiable is None or self._differentiable.model is not model:
+            room = window_of(model, self._setting.tokenizer)
+            self._differentiable = DifferentiableLM(model, room, self._spec.batch_tokens)
+        room = self._differentiable.room
+        parts = [
+            part for name, text in texts.items() for part in per_token(name, rolling(text.tokens, self._prefix, room))
+        ]
+        losses = self._differentiable.backward(parts, counted, meter or Meter())
+        return [losses[name] for name in ids]
 
     def _outcome(self, name: str, text: _Text, loglikelihood: float) -> Outcome:
         nats = -loglikelihood / text.size

@@ -14,8 +14,9 @@ if TYPE_CHECKING:  # reports and the CLI read outcomes; they must not wait for t
     from evaluators.meter import Meter
     from evaluators.splits import Counts
 
-Split = Literal["search", "select", "test"]
-SPLITS: tuple[Split, ...] = ("search", "select", "test")
+Split = Literal["gradient", "search", "select", "test"]
+SPLITS: tuple[Split, ...] = ("gradient", "search", "select", "test")
+NEEDED: tuple[Split, ...] = ("search", "select", "test")  # of every task; gradient examples are for who follows one
 
 
 @dataclass(frozen=True)

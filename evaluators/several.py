@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from evaluators.protocol import Evaluator, EvaluatorError, Example, Outcome, Task
+from evaluators.twins import differentiate, factors, twins_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,14 +46,35 @@ class Several:
 
     def score(self, model: nn.Module, ids: Sequence[str], meter: Meter | None = None) -> list[Outcome]:
         """See `Evaluator.score`."""
+        asked = self._asked(ids)
+        found: dict[str, Outcome] = {}
+        for number, evaluator in enumerate(self._evaluators):
+            for outcome in evaluator.score(model, asked[number], meter) if number in asked else ():
+                found[outcome.id] = outcome
+        return [found[name] for name in ids]
+
+    def twins(self) -> dict[str, str | None]:
+        """See `Differentiable.twins`; an evaluator without twins gives a reason for each of its tasks."""
+        return {name: reason for evaluator in self._evaluators for name, reason in twins_of(evaluator).items()}
+
+    def backward(
+        self, model: nn.Module, ids: Sequence[str], scales: Mapping[str, float], meter: Meter | None = None
+    ) -> list[float]:
+        """See `Differentiable.backward`."""
+        asked = self._asked(ids)
+        factors(ids, scales, self.twins())  # refuses before any evaluator has begun
+        found: dict[str, float] = {}
+        for number, evaluator in enumerate(self._evaluators):
+            own = asked.get(number, [])
+            found |= zip(own, differentiate(evaluator, model, own, scales, meter) if own else [], strict=True)
+        return [found[name] for name in ids]
+
+    def _asked(self, ids: Sequence[str]) -> dict[int, list[str]]:
+        """The ids of every evaluator that has any. Raises `EvaluatorError` for an id of no task."""
         asked: dict[int, list[str]] = {}
         for name in ids:
             task = name.rpartition(":")[0]
             if task not in self._owner:
                 raise EvaluatorError(f"`{name}` belongs to none of the tasks: {', '.join(self._owner)}.")
             asked.setdefault(self._owner[task], []).append(name)
-        found: dict[str, Outcome] = {}
-        for number, evaluator in enumerate(self._evaluators):
-            for outcome in evaluator.score(model, asked[number], meter) if number in asked else ():
-                found[outcome.id] = outcome
-        return [found[name] for name in ids]
+        return asked

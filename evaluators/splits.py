@@ -41,6 +41,7 @@ class Counts:
     duplicates: int
     leaked: int
     over_limit: int
+    gradient: int = 0
 
 
 def _plain(value: Any) -> Any:
@@ -89,21 +90,21 @@ def assign(
     splits: Splits,
     limit: Limits | None = None,
 ) -> tuple[list[Placed], Counts]:
-    """Deal a task's documents to the splits; placements come sorted by split (search, select, test), then id.
+    """Deal a task's documents to the splits; placements come sorted by split (in the order of `SPLITS`), then id.
 
-    With both kinds of documents, validation documents go to search and select and test documents to test;
-    with one kind, it is dealt to all three. The same content is kept once, and a validation document that
+    With both kinds of documents, validation documents go to gradient, search and select and test documents to test;
+    with one kind, it is dealt to all. The same content is kept once, and a validation document that
     is also a test document is left out, so no test example was ever searched on.
     """
-    weights: dict[Split, float] = {"search": splits.search, "select": splits.select, "test": splits.test}
+    searched: dict[Split, float] = {"gradient": splits.gradient, "search": splits.search, "select": splits.select}
+    weights: dict[Split, float] = {**searched, "test": splits.test}
     of_test = _first_of_each(test or ())
     of_validation = _first_of_each(validation or ())
     clean = {content: position for content, position in of_validation.items() if content not in of_test}
 
     dealt: list[tuple[str, Split, Origin, int]] = []
     if validation and test:
-        halves: dict[Split, float] = {"search": splits.search, "select": splits.select}
-        dealt += [(content, choose(content, halves), "validation", at) for content, at in clean.items()]
+        dealt += [(content, choose(content, searched), "validation", at) for content, at in clean.items()]
         dealt += [(content, "test", "test", at) for content, at in of_test.items()]
     else:
         dealt += [(content, choose(content, weights), "validation", at) for content, at in clean.items()]

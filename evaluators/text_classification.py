@@ -14,11 +14,13 @@ from evaluators.meter import Meter
 from evaluators.protocol import Evaluator, EvaluatorError, Example, Outcome, ScoringError, Task
 from evaluators.setting import Setting
 from evaluators.shares import AtLeastOne
+from evaluators.twins import factors, turned_away
 
 if TYPE_CHECKING:
     from torch import nn
 
     from evaluators.classifier import Classifier, Head
+    from evaluators.classifier.differentiable import DifferentiableClassifier
     from evaluators.splits import Counts, Document
 
 
@@ -60,6 +62,7 @@ class TextClassificationEvaluator:
         if self._head is not None:
             self._gold = self._numbered(self._head.labels, self._head.count)
         self._classifier: Classifier | None = None
+        self._differentiable: DifferentiableClassifier | None = None
 
     def tasks(self) -> list[Task]:
         return [self._spec.as_task(self._spec.name, "accuracy", higher_is_better=True)]
@@ -94,6 +97,26 @@ class TextClassificationEvaluator:
                 for name, row in zip(documents, logits.tolist(), strict=True)
             }
         return [outcomes[name] for name in ids]
+
+    def twins(self) -> dict[str, str | None]:
+        """See `Differentiable.twins`."""
+        return {task.name: turned_away(task) for task in self.tasks()}
+
+    def backward(
+        self, model: nn.Module, ids: Sequence[str], scales: Mapping[str, float], meter: Meter | None = None
+    ) -> list[float]:
+        """See `Differentiable.backward`: the cross-entropy of the labels, minus the logarithm of `smooth`."""
+        from evaluators.classifier import Text
+        from evaluators.classifier.differentiable import DifferentiableClassifier
+
+        documents = pick(self._dealt.documents, ids)
+        counted = factors(ids, scales, self.twins())
+        if self._differentiable is None or self._differentiable.model is not model:
+            self.check_model(model)
+            self._differentiable = DifferentiableClassifier(model, self._setting.tokenizer, self._spec.batch_tokens)
+        texts = {name: Text(document["text"], document.get("pair")) for name, document in documents.items()}
+        losses = self._differentiable.backward(texts, self._gold, counted, meter or Meter(), self._head)
+        return [losses[name] for name in ids]
 
     def _kept(self, document: Document) -> dict[str, Any]:
         """What is asked of a document, under names of ours: other fields do not count."""

@@ -1,5 +1,7 @@
 """Keep a live model at the recipe of the moment, writing only what changed."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +28,7 @@ class LiveMerge:
 
         Raises `MergeError` where the sources' tensors do not fit the model (see `Places`).
         """
+        self._model = model
         self._sources = sources
         self._kept = kept
         self._recipe: Recipe | None = None
@@ -38,6 +41,25 @@ class LiveMerge:
         self._targets = {name: target for name, target in found.items() if target is not None and name in last.values()}
         self._groups = {name: group_of(name).name for name in self._targets}
 
+    @property
+    def model(self) -> nn.Module:
+        """The model that is filled."""
+        return self._model
+
+    @property
+    def sources(self) -> Sources:
+        """What it is filled from."""
+        return self._sources
+
+    @property
+    def targets(self) -> Mapping[str, Tensor]:
+        """The parameter or buffer that each tensor of the sources is written to; each of them once."""
+        return self._targets
+
+    def directions(self, recipe: Recipe) -> Directions | None:
+        """The recipe's directions where they are kept (see `KeptDirections.of`)."""
+        return self._kept.of(recipe) if self._kept is not None else None
+
     @torch.no_grad()
     def fill(self, recipe: Recipe) -> None:
         """Make the model this merge. Raises `MergeError` as `materialize` does.
@@ -47,8 +69,8 @@ class LiveMerge:
         before, self._recipe = self._recipe, None
         check_recipe(recipe, self._sources.groups)
         changed = changed_groups(before, recipe)
-        kept = self._kept.of(recipe) if self._kept is not None else None
-        self._write(recipe, [name for name, group in self._groups.items() if changed is None or group in changed], kept)
+        names = [name for name, group in self._groups.items() if changed is None or group in changed]
+        self._write(recipe, names, self.directions(recipe))
         self._recipe = recipe
 
     def _write(self, recipe: Recipe, names: list[str], kept: Directions | None) -> None:

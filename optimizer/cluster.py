@@ -54,7 +54,11 @@ class RayPool:
         for actor in self._actors:
             if actor.ready is None and actor.unit is None:
                 actor.unit, actor.since = unit, time.monotonic()
-                actor.reference = actor.handle.score.remote(unit.recipe, list(unit.ids))
+                asked = unit.recipe, list(unit.ids)
+                if unit.scales is None:
+                    actor.reference = actor.handle.score.remote(*asked)
+                else:
+                    actor.reference = actor.handle.gradient.remote(*asked, unit.scales)
                 return
         raise RuntimeError("no worker is idle; ask idle() first")
 

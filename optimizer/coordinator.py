@@ -3,11 +3,10 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import optuna
 
-from evaluators.aggregate import objectives, standard_errors, task_means
+from evaluators.aggregate import objectives
 from evaluators.protocol import Outcome
 from merging.recipe import Recipe
 from optimizer.batches import Batches
@@ -20,6 +19,7 @@ from optimizer.progress import Progress, Standings
 from optimizer.scorer import Finished, Round, Scorer
 from optimizer.spec import JobFile
 from optimizer.study import all_trials, enqueue_baseline, open_waiting, points, running, tell
+from optimizer.told import attributes_of
 from search_spaces.protocol import SearchSpace
 
 RECOMMENDATION = "recommendation"
@@ -187,13 +187,9 @@ class Coordinator:
         else:
             values = objectives(finished.outcomes, self.plan.tasks, self.job.search.signal)
             beyond = violations(finished.outcomes, self.plan.tasks, self._reference)
-            attributes: dict[str, Any] = {
-                "digest": finished.round.recipe.digest(),
-                "examples": len(finished.outcomes),
-                "seconds": round(sum(finished.seconds.values()), 3),
-                "tasks": task_means(finished.outcomes, self.plan.tasks),
-                "standard_error": standard_errors(finished.outcomes, self.plan.tasks, self.job.search.signal),
-            }
+            digest, seconds = finished.round.recipe.digest(), sum(finished.seconds.values())
+            signal = self.job.search.signal
+            attributes = attributes_of(digest, finished.outcomes, seconds, self.plan.tasks, signal)
             if beyond:
                 attributes["feasible"] = total(beyond) == 0
             if finished.seconds:  # an earlier attempt's outcomes come without

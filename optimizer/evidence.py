@@ -1,7 +1,7 @@
 """The outcomes of one job, to and from the database."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,10 +10,9 @@ from sqlalchemy import Engine
 
 from evaluators.protocol import Outcome, Split
 from optimizer.examples import LedgerEntry
+from optimizer.gradients import RecordedGradient, read_gradients, record_gradient
 from optimizer.outcomes import Columns, read_outcomes, record_outcomes
 from optimizer.scorer import Finished
-
-ONLY_ROUND = 0  # a split is scored in one round; races will score it in several
 
 
 @dataclass
@@ -43,13 +42,17 @@ class Evidence:
         """Keep a round's outcomes, once. Raises `LeaseLost` where another attempt has taken the job over."""
         position = {example.id: index for index, example in enumerate(self.examples)}
         outcomes, wanted = finished.outcomes, finished.round
+        if wanted.scales is not None:
+            self._record_gradient(finished, worker, position)
+            return
+        before = self.outcomes(wanted.trial, wanted.split) or []
         record_outcomes(
             self.database,
             self.job_id,
             self.attempt,
             trial=wanted.trial,
             split=wanted.split,
-            round=ONLY_ROUND,
+            round=wanted.index,
             digest=wanted.recipe.digest(),
             columns=Columns(
                 positions=np.array([position[outcome.id] for outcome in outcomes], np.int32),
@@ -60,7 +63,35 @@ class Evidence:
             seconds=sum(finished.seconds.values()),
             worker=worker,
         )
-        self._known[wanted.trial, wanted.split] = outcomes
+        self._known[wanted.trial, wanted.split] = [*before, *outcomes]
+
+    def _record_gradient(self, finished: Finished, worker: str, position: Mapping[str, int]) -> None:
+        wanted = finished.round
+        assert wanted.ids is not None
+        record_gradient(
+            self.database,
+            self.job_id,
+            self.attempt,
+            number=wanted.trial,
+            shard=wanted.index,
+            digest=wanted.recipe.digest(),
+            positions=[position[name] for name in wanted.ids],
+            losses=finished.losses,
+            rows=finished.rows,
+            seconds=sum(finished.seconds.values()),
+            worker=worker,
+        )
+
+    def gradients(self) -> list[RecordedGradient]:
+        """What is recorded of the gradient batches, by number and shard."""
+        return read_gradients(self.database, self.job_id)
+
+    def rounds(self) -> dict[tuple[int, str], int]:
+        """For every trial and split, how many rounds are recorded."""
+        found: dict[tuple[int, str], int] = {}
+        for row in read_outcomes(self.database, self.job_id):
+            found[row.trial, row.split] = max(found.get((row.trial, row.split), 0), row.round + 1)
+        return found
 
     def outcomes(self, trial: int, split: Split) -> list[Outcome] | None:
         """A trial's outcomes on a split, None where none were recorded."""

@@ -42,11 +42,17 @@ class Finish:
     count: int
     whole: int = 0
 
-    def run(self) -> Ending:
+    def run(self, ending: Ending | None = None) -> Ending:
         """Score the finalists on select, and the winner with every baseline on test.
 
-        Raises `JobFailed` where no trial has a score, and `Interrupted` as the scorer does.
+        `ending` is given where the search itself has chosen on select. Raises `JobFailed` where no trial has a score, and `Interrupted` as the scorer does.
         """
+        if ending is None:
+            ending = self._chosen()
+        self._open(ending.winner)
+        return ending
+
+    def _chosen(self) -> Ending:
         chosen = finalists(self.study, self.count, self.whole)
         if not chosen:
             raise JobFailed(
@@ -55,14 +61,16 @@ class Finish:
         self.progress.say(f"Scoring {len(chosen)} finalists on the select split")
         measured_from = [self._numbered(label) for label in references(self.tasks)]
         self._score([*chosen, *(number for number in measured_from if number not in chosen)], "select")
-        winner = self._best_on_select(chosen)
+        return Ending(tuple(chosen), self._best_on_select(chosen))
+
+    def _open(self, winner: int) -> None:
+        """Score the winner and every baseline on test, as far as they are not."""
         compared = [winner, *(number for number in baseline_trials(self.study) if number != winner)]
         missing = [number for number in compared if self.recorded(number, "test") is None]
         if missing:
             self.progress.say(f"Opening the test split for the winner and {len(compared) - 1} baselines")
             self.open_test()
             self._score(missing, "test")
-        return Ending(tuple(chosen), winner)
 
     def _score(self, numbers: Sequence[int], split: Split) -> None:
         open_rounds = [

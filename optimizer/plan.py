@@ -32,7 +32,10 @@ class Needs(Frozen):
 
 
 class Plan(Frozen):
-    """A job's fixed facts. `template` is the recipe of every trial, still without coefficients."""
+    """A job's fixed facts. `template` is the recipe of every trial, still without coefficients.
+
+    `no_gradient` says why the search cannot have the gradient of the coefficients, None where it can.
+    """
 
     template: Recipe
     groups: tuple[tuple[int | None, str], ...]
@@ -42,6 +45,7 @@ class Plan(Frozen):
     tasks: tuple[Task, ...]
     examples: dict[str, int]
     needs: Needs
+    no_gradient: str | None = None
 
     def space(self, job: JobFile) -> SearchSpace:
         """The job's search space over this plan's groups."""

@@ -6,16 +6,23 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Unit:
-    """One recipe to score on some examples: the smallest thing a worker is asked. `key` is the asker's own."""
+    """One recipe to score on some examples: the smallest thing a worker is asked. `key` is the asker's own.
+
+    With `scales`, one for each task of the examples, the gradient of its coefficients is wanted instead of scores.
+    """
 
     key: str
     recipe: dict[str, Any]
     ids: tuple[str, ...]
+    scales: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a unit: a worker's `Scored` as plain data, or None where the worker was lost, with the reason."""
+    """What became of a unit: a worker's `Scored` or `Differentiated` as plain data, or None where the worker was lost.
+
+    `lost` is then the reason.
+    """
 
     unit: Unit
     scored: dict[str, Any] | None
@@ -24,7 +31,7 @@ class Answer:
 
 
 class Pool(Protocol):
-    """Workers that score units one at a time each."""
+    """Workers that answer units, one at a time each."""
 
     def idle(self) -> int:
         """How many workers could start a unit now."""

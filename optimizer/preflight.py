@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from merging.yaml_file import suggest
+from optimizer.auto.rule import AUTO
+from optimizer.auto.screen import least_examples
 from optimizer.batches import batches_of
 from optimizer.engines import ENGINES
 from optimizer.errors import InputError
@@ -69,7 +71,8 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
         check_workers(job, sketch.needs)
     fingerprints = _read_weights(sources, say)
     plan = _plan(job, _template(job, fingerprints), sources)
-    plan = plan.model_copy(update={"examples": counts, "tasks": tuple(evaluator.tasks())})
+    found = {"examples": counts, "tasks": tuple(evaluator.tasks()), "no_gradient": _no_gradient(job, evaluator, counts)}
+    plan = plan.model_copy(update=found)
     return Checked(plan, examples, [*_notes(job, evaluator), *_twins(fingerprints)])
 
 
@@ -80,7 +83,7 @@ def open_evaluator(job: JobFile) -> "Evaluator":
     from evaluators.spec import open_evaluators
 
     setting = Setting(
-        job.splits,
+        job.dealt(),
         lambda: open_tokenizer(job),
         allow_code=job.trust_task_code,
         smooth=job.search.signal == "smooth",
@@ -118,12 +121,18 @@ def open_tokenizer(job: JobFile) -> Any:
 
 
 def _check_engine(job: JobFile) -> None:
-    name = job.search.engine
-    if name not in ENGINES:
-        raise InputError(f"there is no engine `{name}`; {suggest(name, list(ENGINES))}.")
-    ENGINES[name].check(len(job.objectives()))
-    if job.search.batch is not None:
-        ENGINES[name].check_batch()
+    name = job.engine()
+    if name not in (AUTO, *ENGINES):
+        raise InputError(f"there is no engine `{name}`; {suggest(name, [AUTO, *ENGINES])}.")
+    if job.search.batch is not None and job.search.engine == AUTO:
+        raise InputError(
+            "`search.batch` sets the examples of a generation, which the engine `auto` does by itself; leave `batch` "
+            "out, or choose `engine: cma-es`."
+        )
+    if name != AUTO:
+        ENGINES[name].check(len(job.objectives()))
+        if job.search.batch is not None:
+            ENGINES[name].check_batch()
 
 
 def check_kind(job: JobFile) -> None:
@@ -272,18 +281,37 @@ def _plan(job: JobFile, template: "Recipe", sources: "Sources") -> Plan:
     )
 
 
+def _no_gradient(job: JobFile, evaluator: "Evaluator", counts: dict[str, int]) -> str | None:
+    """Why the search cannot have the gradient of the coefficients, None where it can."""
+    from evaluators.twins import twins_of
+    from merging.coefficient_gradient import is_differentiable
+
+    if job.workers.engine != "torch":
+        return f"models inside {job.workers.engine} have no gradient"
+    reason = is_differentiable(job.method.name, job.method.structure)
+    if reason is not None:
+        return reason
+    counted = [task.name for task in evaluator.tasks() if task.objective is not None]
+    reason = next((why for task, why in twins_of(evaluator).items() if task in counted and why is not None), None)
+    if reason is None and not counts.get("gradient"):
+        return "the job's `splits` give no examples to `gradient`"
+    return reason
+
+
 def _check_splits(examples: list["Example"]) -> dict[str, int]:
-    """Examples per split. Every task needs at least two in each: one cannot be averaged, let alone compared."""
-    counts = {split: sum(example.split == split for example in examples) for split in ("search", "select", "test")}
+    """Examples per split. Every task needs at least two in each but gradient: one cannot be averaged."""
+    from evaluators.protocol import NEEDED, SPLITS
+
+    counts = {str(split): sum(example.split == split for example in examples) for split in SPLITS}
     for task in dict.fromkeys(example.task for example in examples):
-        for split in counts:
+        for split in NEEDED:
             here = sum(example.task == task and example.split == split for example in examples)
             if here < 2:
                 raise InputError(
                     f"task `{task}` must have at least 2 examples in the {split} split, but has {here}; "
                     "raise `limit`, change `splits`, or use a task with more documents."
                 )
-    return counts
+    return {split: count for split, count in counts.items() if count}
 
 
 def _check_leaks(examples: list["Example"]) -> None:
@@ -318,6 +346,9 @@ def _check_budget(job: JobFile, plan: Plan, search_examples: int, batch: int | N
             f"`search.budget.trials` must cover the {len(plan.baselines)} baselines and at least one candidate, "
             f"{needed} trials, but is {budget.trials}."
         )
+    if job.engine() == AUTO:
+        _check_examples(job, least_examples(len(plan.baselines)))
+        return
     if batch is not None and budget.examples is not None and budget.examples < needed * batch + search_examples:
         raise InputError(
             f"`search.budget.examples` must cover {needed} trials of {batch} examples and the engine's answer on all "
@@ -327,6 +358,15 @@ def _check_budget(job: JobFile, plan: Plan, search_examples: int, batch: int | N
         raise InputError(
             f"`search.budget.examples` must cover {needed} trials of {search_examples} examples, "
             f"{needed * search_examples} in all, but is {budget.examples}."
+        )
+
+
+def _check_examples(job: JobFile, needed: int) -> None:
+    examples = job.search.budget.examples
+    if examples is not None and examples < needed:
+        raise InputError(
+            f"`search.budget.examples` must cover what the engine `auto` compares its warm starts on, {needed} in all, "
+            f"but is {examples}."
         )
 
 

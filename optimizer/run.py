@@ -10,15 +10,17 @@ from sqlalchemy import Engine
 
 from merging.sources import Sources
 from optimizer import report_html
+from optimizer.auto.conductor import Conductor
+from optimizer.auto.rule import AUTO
 from optimizer.batches import Batches, batches_of
 from optimizer.cluster import RayPool, cluster
-from optimizer.coordinator import Coordinator
+from optimizer.coordinator import Coordinator, recipe_of
 from optimizer.engines import ENGINES
 from optimizer.errors import InputError
-from optimizer.events import count_events, log_event
+from optimizer.events import count_events, events, log_event
 from optimizer.evidence import Evidence
 from optimizer.examples import read_ledger
-from optimizer.finish import Finish
+from optimizer.finish import Ending, Finish
 from optimizer.jobs import Job, LeaseLost, cancel_requested, claim, finish, release, renew
 from optimizer.owners import new_owner
 from optimizer.plan import Plan
@@ -35,6 +37,7 @@ LEASE_SECONDS = 120.0  # longer than the patience with a database that is away
 RENEW_SECONDS = 15.0
 CANCEL_SECONDS = 2.0
 TEST_OPENED = "test split opened"
+TIME_WAS_UP = "minutes were over"
 
 
 @dataclass
@@ -136,32 +139,62 @@ def _carry(
         lease = Lease(database, job, owner, stop)
         pool = RayPool(job.spec, job.plan, spec.workers)
         scorer = Scorer(pool, evidence.ids, evidence.record, lease.check)
-        coordinator = Coordinator(
-            job=spec,
-            plan=plan,
-            study=study,
-            engine=_engine(spec, plan, study),
-            scorer=scorer,
-            progress=progress,
-            recorded=lambda trial: evidence.outcomes(trial, "search"),
-            seconds_before=spent,
-            batches=_batches(spec, evidence),
-        )
-        coordinator.search()
+        searched: Ending | None = None
+        if spec.engine() == AUTO:
+            searched = _conductor(database, job, spec, plan, study, scorer, evidence, progress, spent).search()
+        else:
+            Coordinator(
+                job=spec,
+                plan=plan,
+                study=study,
+                engine=_engine(spec, plan, study),
+                scorer=scorer,
+                progress=progress,
+                recorded=lambda trial: evidence.outcomes(trial, "search"),
+                seconds_before=spent,
+                batches=_batches(spec, evidence),
+            ).search()
+        space = plan.space(spec)
         ending = Finish(
             study=study,
             tasks=plan.tasks,
             scorer=scorer,
-            recipe=lambda number: coordinator.recipe(all_trials(study)[number]),
+            recipe=lambda number: recipe_of(all_trials(study)[number], space),
             recorded=evidence.outcomes,
             open_test=lambda: log_event(database, job.id, TEST_OPENED, {"attempt": job.attempt}),
             progress=progress,
             count=spec.search.finalists,
             whole=plan.examples["search"],
-        ).run()
+        ).run(searched)
     seconds = spent + time.monotonic() - began
     openings = count_events(database, job.id, TEST_OPENED)
     return Summary(job, spec, plan, study, evidence).results(ending, "done", seconds, openings)
+
+
+def _conductor(
+    database: Engine,
+    job: Job,
+    spec: JobFile,
+    plan: Plan,
+    study: Any,
+    scorer: Scorer,
+    evidence: Evidence,
+    progress: Progress,
+    spent: float,
+) -> Conductor:
+    was_up = events(database, job.id, TIME_WAS_UP)
+    return Conductor(
+        job=spec,
+        plan=plan,
+        study=study,
+        scorer=scorer,
+        evidence=evidence,
+        progress=progress,
+        workers=spec.workers.count,
+        seconds_before=spent,
+        time_was_up=was_up[0].data["ask"] if was_up else None,
+        say_time_is_up=lambda ask: log_event(database, job.id, TIME_WAS_UP, {"ask": ask}),
+    )
 
 
 def _check_sources(plan: Plan) -> None:
@@ -173,7 +206,7 @@ def _check_sources(plan: Plan) -> None:
 
 
 def _engine(spec: JobFile, plan: Plan, study: Any) -> Any:
-    return ENGINES[spec.search.engine](
+    return ENGINES[spec.engine()](
         study,
         plan.space(spec).distributions(),
         seed=spec.search.seed,

@@ -25,17 +25,31 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Round:
-    """The examples of one split, scored together for one trial; only those of `ids` where they are given."""
+    """The examples of one split, scored together for one trial; only those of `ids` where they are given.
+
+    A trial may have several rounds of a split; `index` counts them. With `scales`, the gradient of the recipe's
+    coefficients is wanted instead of scores (see `optimizer.worker.Worker.gradient`); `trial` then counts gradients.
+    """
 
     trial: int
     split: Split
     recipe: Recipe
     ids: tuple[str, ...] | None = None
+    index: int = 0
+    scales: dict[str, float] | None = None
+
+    @property
+    def key(self) -> str:
+        """What tells it from every other round of its job."""
+        return f"{self.trial}/{self.split}/{self.index}" + ("" if self.scales is None else "/gradient")
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A round that has ended: its outcomes, or the reason why there are none; and what it cost its worker."""
+    """A round that has ended: its outcomes, or the reason why there are none; and what it cost its worker.
+
+    Where a gradient was wanted, `losses` and `rows` are the answer and there are no outcomes.
+    """
 
     round: Round
     outcomes: list[Outcome]
@@ -43,6 +57,8 @@ class Finished:
     error: str | None = None
     tokens: dict[str, int] = field(default_factory=dict)
     model_seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    rows: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass
@@ -95,18 +111,14 @@ class Scorer:
 
     def _unit(self, wanted: Round) -> Unit:
         ids = wanted.ids if wanted.ids is not None else tuple(self.ids(wanted.split))
-        key = f"{wanted.trial}/{wanted.split}"
-        return Unit(key=key, recipe=wanted.recipe.model_dump(mode="json"), ids=ids)
+        return Unit(key=wanted.key, recipe=wanted.recipe.model_dump(mode="json"), ids=ids, scales=wanted.scales)
 
     def _settle(self, answer: Answer) -> Finished | None:
         """Record a round that ended; put it back in the queue where its worker was lost."""
         key = answer.unit.key
         wanted = self._rounds[key]
         if answer.scored is not None:
-            scored = answer.scored
-            outcomes = outcomes_from(scored)
-            seconds, tokens = scored["seconds"], scored["tokens"]
-            finished = Finished(wanted, outcomes, seconds, scored["error"], tokens, scored["model_seconds"])
+            finished = finished_from(wanted, answer.scored)
             if finished.error is None:
                 self.record(finished, answer.worker)
         else:
@@ -120,6 +132,14 @@ class Scorer:
         del self._rounds[key]
         self._lost.pop(key, None)
         return finished
+
+
+def finished_from(wanted: Round, scored: dict[str, Any]) -> Finished:
+    """A worker's `Scored` or `Differentiated` as what became of the round."""
+    spent = (scored["seconds"], scored["error"], scored["tokens"], scored["model_seconds"])
+    if wanted.scales is not None:
+        return Finished(wanted, [], *spent, losses=scored["losses"], rows=scored["rows"])
+    return Finished(wanted, outcomes_from(scored), *spent)
 
 
 def outcomes_from(scored: dict[str, Any]) -> list[Outcome]:

@@ -6,15 +6,17 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from evaluators.own_code import located_function
-from evaluators.shares import Splits
+from evaluators.shares import WITH_GRADIENT, Splits
 from evaluators.spec import Evaluate, counted
 from evaluators.vllm.spec import VllmSpec
 from merging.frozen import Frozen
 from merging.named import Model, NamedMethod, NamedModel, located
 from merging.recipe import DType, Unmerged
 from merging.yaml_file import FileError, parse, read_mapping
+from optimizer.auto.rule import AUTO, engine_for
 from optimizer.errors import InputError
 from optimizer.loading import check_load
+from search_spaces.grown import GrownSpace
 from search_spaces.spec import SpaceSpec
 
 Signal = Literal["metric", "smooth"]
@@ -73,7 +75,7 @@ class Search(Frozen):
     `batch` has candidates scored on so many examples, fresh ones for each generation, in place of the search split.
     """
 
-    engine: str = "cma-es"
+    engine: str = AUTO
     budget: Budget
     batch: int | None = Field(default=None, ge=2, strict=True)
     seed: int = Field(default=0, ge=0, lt=2**31, strict=True)
@@ -114,9 +116,9 @@ class JobFile(Frozen):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     models: Models
     method: NamedMethod = NamedMethod(name="task_arithmetic")
-    space: SpaceSpec
+    space: SpaceSpec = GrownSpace(granularity="grown")
     evaluate: Evaluate
-    splits: Splits = Splits()
+    splits: Splits | None = None
     search: Search
     workers: Workers = Workers()
     dtype: DType | None = None
@@ -127,6 +129,18 @@ class JobFile(Frozen):
         """The names of what is maximised, in the order of the tasks that first name them."""
         named = [entry.objective for entry in counted(self.evaluate)]
         return list(dict.fromkeys(objective for objective in named if objective is not None))
+
+    def engine(self) -> str:
+        """What carries the search out: the engine it names, or what `auto` comes to for this job."""
+        if self.search.engine != AUTO:
+            return self.search.engine
+        return engine_for(len(self.objectives()), any(entry.bound is not None for entry in counted(self.evaluate)))
+
+    def dealt(self) -> Splits:
+        """How examples are dealt to the splits: as the job says, or as its engine needs them."""
+        if self.splits is not None:
+            return self.splits
+        return WITH_GRADIENT if self.engine() == AUTO else Splits()
 
     @model_validator(mode="after")
     def _searches_for_something(self) -> "JobFile":

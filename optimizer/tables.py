@@ -155,3 +155,23 @@ events = Table(
     Column("write_id", String(32), nullable=False),
     UniqueConstraint("job_id", "write_id", name="mergeopt_events_once"),
 )
+
+gradients = Table(
+    "mergeopt_gradients",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("job_id", ForeignKey(jobs.c.id, name="mergeopt_gradients_job"), nullable=False),
+    # One batch is one number; the shards of a batch that several workers shared count from 0.
+    Column("number", Integer, nullable=False),
+    Column("shard", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("positions", JsonText, nullable=False),
+    Column("losses", JsonText, nullable=False),
+    Column("rows", JsonText, nullable=False),
+    Column("seconds", Double, nullable=False),
+    Column("worker", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("write_id", String(32), nullable=False),
+    UniqueConstraint("job_id", "number", "shard", name="mergeopt_gradients_once"),
+)

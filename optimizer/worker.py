@@ -1,12 +1,15 @@
-"""Score recipes on one resident model: what a worker process does, whoever started it."""
+"""Score or differentiate recipes on one resident model: what a worker process does, whoever started it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optimizer.plan import Plan
 from optimizer.spec import JobFile
+
+if TYPE_CHECKING:
+    from evaluators.meter import Meter
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,25 @@ class Scored:
     metric: list[float]
     smooth: list[float | None]
     loglikelihood: list[float | None]
+    seconds: dict[str, float]
+    tokens: dict[str, int]
+    model_seconds: float
+    digest: str
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Differentiated:
+    """A worker's answer where a gradient was asked for: plain columns, or the reason there are none.
+
+    `losses` are the examples' own, in nats and unscaled. `rows` is the gradient of the scaled sum (see
+    `evaluators.twins.Differentiable`): for every group one number per coefficient. The rest is as in `Scored`;
+    `model_seconds` count forward and backward passes and the products with the directions.
+    """
+
+    ids: list[str]
+    losses: list[float]
+    rows: dict[str, list[float]]
     seconds: dict[str, float]
     tokens: dict[str, int]
     model_seconds: float
@@ -69,22 +91,69 @@ class Worker:
             outcomes = self._evaluator.score(self._resident.model, ids, meter)
         except (MergeError, ScoringError, EvaluatorError) as error:
             return asdict(_failed(wanted.digest(), str(error)))
-        claimed = sum(meter.seconds.values())
-        other = max(0.0, time.perf_counter() - started - claimed)
         return asdict(
             Scored(
                 ids=[outcome.id for outcome in outcomes],
                 metric=[outcome.metric for outcome in outcomes],
                 smooth=[outcome.smooth for outcome in outcomes],
                 loglikelihood=[outcome.loglikelihood for outcome in outcomes],
-                seconds={**{str(stage): value for stage, value in meter.seconds.items()}, "other": other},
-                tokens={str(stage): count for stage, count in meter.tokens.items()},
-                model_seconds=meter.model_seconds,
                 digest=wanted.digest(),
+                **_spent(meter, started),
             )
         )
+
+    def gradient(self, recipe: dict[str, Any], ids: Sequence[str], scales: Mapping[str, float]) -> dict[str, Any]:
+        """The gradient, by the recipe's coefficients, of the sum over tasks of `scales` times the task's mean loss.
+
+        The answer is a `Differentiated` as plain data. A method that is not linear, an engine or task without
+        gradients, and a merge that is not finite come back with `error` set, as in `score`.
+        """
+        from evaluators.meter import Meter
+        from evaluators.protocol import EvaluatorError, ScoringError
+        from evaluators.twins import differentiate
+        from merging.coefficient_gradient import CoefficientGradient
+        from merging.materialize import MergeError
+        from merging.recipe import Recipe
+
+        wanted = Recipe.model_validate(recipe)
+        started, meter = time.perf_counter(), Meter()
+        if self._job.workers.engine != "torch":
+            reason = f"a gradient needs `workers.engine: torch`, but it is {self._job.workers.engine}; set it to torch."
+            return asdict(_no_gradient(wanted.digest(), reason))
+        live: Any = self._resident
+        try:
+            with meter.stage("materialize"):
+                self._resident.fill(wanted)
+            with CoefficientGradient(live._live, wanted) as slopes:
+                losses = differentiate(self._evaluator, self._resident.model, ids, scales, meter)
+            rows = slopes.rows()
+        except (MergeError, ScoringError, EvaluatorError) as error:
+            return asdict(_no_gradient(wanted.digest(), str(error)))
+        return asdict(
+            Differentiated(
+                ids=list(ids),
+                losses=losses,
+                rows={group: list(row) for group, row in rows.items()},
+                digest=wanted.digest(),
+                **_spent(meter, started),
+            )
+        )
+
+
+def _spent(meter: "Meter", started: float) -> dict[str, Any]:
+    """The columns on what an answer cost; `started` by the clock `time.perf_counter`."""
+    other = max(0.0, time.perf_counter() - started - sum(meter.seconds.values()))
+    return {
+        "seconds": {**{str(stage): value for stage, value in meter.seconds.items()}, "other": other},
+        "tokens": {str(stage): count for stage, count in meter.tokens.items()},
+        "model_seconds": meter.model_seconds,
+    }
 
 
 def _failed(digest: str, error: str) -> Scored:
     empty: list[Any] = []
     return Scored(empty, empty, empty, empty, {}, {}, 0.0, digest, error)
+
+
+def _no_gradient(digest: str, error: str) -> Differentiated:
+    return Differentiated([], [], {}, {}, {}, 0.0, digest, error)

@@ -35,7 +35,7 @@ class Stage:
 
     @property
     def dimensions(self) -> int:
-        return self.basis.shape[1]
+        return int(self.basis.shape[1])
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,7 @@ class Frame:
         if not self.contains(point):
             worst = int(np.argmax(np.maximum(self.low - point, point - self.high)))
             raise ValueError(
-                f"`{self.names[worst]}` must be in [{self.low[worst]:g}, {self.high[worst]:g}], "
-                f"but is {point[worst]!r}"
+                f"`{self.names[worst]}` must be in [{self.low[worst]:g}, {self.high[worst]:g}], but is {point[worst]!r}"
             )
         return {name: float(value) for name, value in zip(self.names, point, strict=True)}
 
@@ -96,7 +95,7 @@ def frame_of(space: BoundSpace, groups: Sequence[Group]) -> Frame:
         stages=_stages(places, count),
         groups=tuple(group for group, _ in space.rows),
         coefficients=space.coefficients,
-        pull=np.kron(shares.T, np.eye(count)),
+        pull=np.kron(shares.T, np.eye(count)).astype(np.float64),
     )
 
 
@@ -154,7 +153,11 @@ def _stages(places: Sequence[_Place], count: int) -> tuple[Stage, ...]:
     added = {
         "scales": [np.ones(len(places))],
         "depth": [2 * depth - 1],
-        "smooth": [*(column - column.mean() for column in modules), np.cos(2 * np.pi * depth), np.cos(3 * np.pi * depth)],
+        "smooth": [
+            *(column - column.mean() for column in modules),
+            np.cos(2 * np.pi * depth),
+            np.cos(3 * np.pi * depth),
+        ],
         "full": list(np.eye(len(places))),
     }
     columns: list[Array] = []

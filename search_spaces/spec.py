@@ -9,6 +9,7 @@ from merging.groups import MODULES, Group
 from merging.recipe import Recipe
 from search_spaces.bound import LONGEST_NAME, BoundSpace
 from search_spaces.errors import SpaceError
+from search_spaces.grown import GrownSpace
 from search_spaces.layerwise import LayerwiseSpace
 from search_spaces.modules import followed_module
 from search_spaces.protocol import SearchSpace
@@ -17,7 +18,7 @@ from search_spaces.stencil import Stencil
 from search_spaces.whole import GlobalSpace
 
 SpaceSpec = Annotated[
-    GlobalSpace | LayerwiseSpace | SmoothSpace,
+    GlobalSpace | LayerwiseSpace | SmoothSpace | GrownSpace,
     Field(discriminator="granularity"),
 ]
 

@@ -17,16 +17,19 @@ from evaluators.harness.answers import filtered_results, hand_over, probe, read_
 from evaluators.harness.gen_options import is_sampled
 from evaluators.harness.items import Asked, Item
 from evaluators.harness.loading import load_tasks
-from evaluators.harness.reading import check_room, delimiter_of, documents_of, gold_choices, gold_text, never_shown
+from evaluators.harness.losses import gold_pair, parts_of, reason_against
+from evaluators.harness.reading import check_room, documents_of, gold_choices, never_shown
 from evaluators.harness.resident import ResidentLM
 from evaluators.harness.templates import chat_renderer, guard_templates
 from evaluators.lm import window_of
+from evaluators.lm.differentiable import DifferentiableLM
 from evaluators.lm_eval_tasks import LmEvalSpec
 from evaluators.meter import Meter
 from evaluators.modes import evaluating
 from evaluators.protocol import EvaluatorError, Example, Outcome, ScoringError, Task
 from evaluators.shares import Limits, Splits
 from evaluators.splits import Counts, Document, Origin, Placed, assign
+from evaluators.twins import factors
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many are done, and how many there are."""
@@ -59,6 +62,8 @@ class HarnessEvaluator:
         self._progress = progress or (lambda _doing, _done, _total: None)
         self._chat = chat_renderer(tokenizer) if spec.chat_template else None
         self._lm: ResidentLM | None = None
+        self._differentiable: DifferentiableLM | None = None
+        self._twins: dict[str, str | None] = {}
         self._counts: dict[str, Counts] = {}
         self._items: dict[str, Item] = {}
         self._asked = load_tasks(spec, allow_code)
@@ -103,6 +108,31 @@ class HarnessEvaluator:
         with meter.stage("metrics"):
             outcomes = self._outcomes(items, loglikelihoods, texts)
         return [outcomes[name] for name in ids]
+
+    def twins(self) -> dict[str, str | None]:
+        """See `Differentiable.twins`. Every gold answer is read once."""
+        for asked in self._leaves():
+            if asked.about.name not in self._twins:
+                mine = (item for item in self._items.values() if item.asked is asked)
+                self._twins[asked.about.name] = reason_against(asked, mine, self._chat is not None)
+        return dict(self._twins)
+
+    def backward(
+        self, model: nn.Module, ids: Sequence[str], scales: Mapping[str, float], meter: Meter | None = None
+    ) -> list[float]:
+        """See `Differentiable.backward`.
+
+        Multiple choice: minus the logarithm of the smooth score. Others: the negative log-likelihood of a token of the
+        gold answer or of the text.
+        """
+        items = list(pick(self._items, ids).values())
+        counted = factors(ids, scales, self.twins())
+        lm = self._resident(model)
+        if self._differentiable is None or self._differentiable.model is not model:
+            self._differentiable = DifferentiableLM(model, lm.max_length, self._spec.batch_tokens)
+        parts = parts_of(items, lm, self._chat is not None)
+        losses = self._differentiable.backward(parts, counted, meter or Meter())
+        return [losses[name] for name in ids]
 
     def _outcomes(
         self,
@@ -188,7 +218,7 @@ class HarnessEvaluator:
             if is_sampled(instances[0].args[1]):
                 item.answers = instances[0].repeats or 1
             if self._spec.gold_likelihood:
-                item.pairs = [(context, delimiter_of(task, self._chat is not None) + gold_text(task, document))]
+                item.pairs = [gold_pair(item, self._chat is not None)]
         elif asked.kind != "loglikelihood_rolling":
             item.pairs = [instance.args for instance in instances]
         if asked.kind == "multiple_choice":

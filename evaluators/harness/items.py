@@ -30,7 +30,8 @@ class Item:
 
     `pairs` are the (context, continuation) strings whose log-likelihood is wanted. `gold` are the indices
     of the gold choices among `choices`, for multiple choice. `answers` is how many texts are asked for: greedy answers
-    to the same question are the same, so one stands for all.
+    to the same question are the same, so one stands for all. `golden` is the gold answer of a `generate_until` task as
+    it is asked for a loss, made when it is first wanted.
     """
 
     example: Example
@@ -42,3 +43,4 @@ class Item:
     gold: tuple[int, ...] = ()
     answers: int = 1
     encoded: list[Encoded] = field(default_factory=list)
+    golden: list[Encoded] = field(default_factory=list)

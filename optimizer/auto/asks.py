@@ -1,6 +1,6 @@
 """What the strategy asks of the world, and what it is answered."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,6 +26,12 @@ class Candidate:
     origin: Origin
     label: str | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def place(self) -> Array:
+        """The point of a candidate that is one."""
+        assert self.point is not None
+        return self.point
 
 
 @dataclass(frozen=True, eq=False)

@@ -69,7 +69,8 @@ class Evolution:
         share = 1.0
         while not self._inside(mean + share * (z - mean)) and share > 1e-6:
             share *= 0.9
-        return mean + share * (z - mean) if share > 1e-6 else mean
+        pulled: Array = mean + share * (z - mean) if share > 1e-6 else mean
+        return pulled
 
     def _inside(self, z: Array) -> bool:
         point = self._at(z)

@@ -5,10 +5,8 @@ Loss and metric of merged language models can differ widely (BOMF, arXiv 2411.06
 
 import numpy as np
 
-from evaluators.protocol import Outcome
 from optimizer.auto.asks import Array
 from optimizer.auto.state import State
-from optimizer.auto.values import task_of
 
 LEAST_ARMS = 5
 LEAST_CORRELATION = 0.3

@@ -7,6 +7,7 @@ the block sizes, and whenever one chooses to stop (Waudby-Smith and Ramdas 2020,
 replacement). The permutation has to be drawn after the candidate is fixed; then it does not matter how the candidate
 was found.
 """
+
 import math
 from collections.abc import Sequence
 

@@ -7,6 +7,11 @@ FIRST, SECOND = 24, 48  # examples that each arm is scored on, and that the best
 BEST = 3
 
 
+def least_examples(arms: int) -> int:
+    """What a screen of so many arms takes, in EFE: less is no search."""
+    return arms * FIRST + BEST * SECOND
+
+
 def screen(state: State) -> Asking:
     """The best arm that is a point of the space, None where none could be scored."""
     arms = [state.candidate(arm.point, "baseline", arm.label) for arm in state.problem.arms]
@@ -19,7 +24,7 @@ def screen(state: State) -> Asking:
     yield [state.close(arm) for arm in arms]
     best = _ranked(state, best, more)
     if best:
-        yield [Recommend(best[0].point)]
+        yield [Recommend(best[0].place)]
     return best[0] if best else None
 
 

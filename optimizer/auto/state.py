@@ -23,6 +23,7 @@ class State:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.spent = 0
+        self.smooth_share = 0.5
         self.candidates: list[Candidate] = []
         self.failed: dict[int, str] = {}
         self._known: dict[tuple[int, Split], dict[str, Outcome]] = {}
@@ -86,6 +87,19 @@ class State:
             return -np.inf
         return float(self.problem.measure.weights(ids) @ self.values(candidate, ids, split))
 
+    def rank_value(self, candidate: Candidate, ids: Sequence[str]) -> float:
+        """What a generation is ranked by: the objective, and half of the smooth score where there is one.
+
+        The smooth score tells apart what the metric of a few examples cannot.
+        """
+        value = self.mean(candidate, ids)
+        if candidate.number in self.failed or self.problem.measure.signal == "smooth":
+            return value
+        known = self.outcomes(candidate)
+        measure = self.problem.measure
+        smooth = float(measure.weights(ids) @ measure.values([known[name] for name in ids], "smooth"))
+        return value + self.smooth_share * smooth if np.isfinite(smooth) else value
+
     def paired(self, one: Candidate, other: Candidate, split: Split = "search") -> tuple[float, float]:
         """Mean and standard error of `one` minus `other` on the examples both were scored on."""
         theirs = self.outcomes(other, split)
@@ -102,9 +116,7 @@ class State:
         if not ids or candidate.number in self.failed:
             return Close(candidate, None, None, len(ids), about)
         error = self.problem.measure.standard_error(ids, self.values(candidate, ids))
-        return Close(
-            candidate, self.mean(candidate, ids), error if np.isfinite(error) else None, len(ids), about
-        )
+        return Close(candidate, self.mean(candidate, ids), error if np.isfinite(error) else None, len(ids), about)
 
     # ---- drawing examples
 

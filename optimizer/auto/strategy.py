@@ -5,11 +5,8 @@ on by hearing its old answers again.
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass, field
 
-import numpy as np
-
-from optimizer.auto.asks import Answer, Ask, Candidate, Note, Recommend
+from optimizer.auto.asks import Answer, Ask, Note
 from optimizer.auto.climb import climb
 from optimizer.auto.descend import descend
 from optimizer.auto.finals import finals
@@ -17,14 +14,7 @@ from optimizer.auto.gate import gate
 from optimizer.auto.problem import Parts, Problem
 from optimizer.auto.screen import screen
 from optimizer.auto.state import State
-
-
-@dataclass(frozen=True, eq=False)
-class Verdict:
-    """How a search ends: the finalists in order of their numbers, and the one that goes to the test split."""
-
-    finalists: tuple[Candidate, ...]
-    winner: Candidate | None
+from optimizer.auto.verdict import Verdict
 
 
 def search(problem: Problem, parts: Parts = Parts()) -> Generator[list[Ask], list[Answer], Verdict]:
@@ -40,5 +30,6 @@ def search(problem: Problem, parts: Parts = Parts()) -> Generator[list[Ask], lis
         leader = yield from descend(state, leader, parts)
     else:
         yield [Note(f"The gradient of the coefficients was not used: {reason}.")]
-    leader = yield from climb(state, leader, parts)
-    return (yield from finals(state, leader, parts))
+    leader = yield from climb(state, leader, parts, refined=reason is None)
+    verdict: Verdict = yield from finals(state, leader, parts)
+    return verdict

@@ -62,5 +62,6 @@ ENGINES: dict[str, EngineEntry] = {
         EngineEntry("gp", "optimizer.engines.gp", several_objectives=False),
         EngineEntry("random", "optimizer.engines.random_search", several_objectives=True),
         EngineEntry("nsga2", "optimizer.engines.nsga2", several_objectives=True),
+        EngineEntry("nsga3", "optimizer.engines.nsga3", several_objectives=True),
     )
 }

@@ -61,11 +61,11 @@ class MergedZoo:
     ) -> tuple[Coefficients, list[float]]:
         """See `Landscape.gradient`."""
         self._fill(coefficients)
-        counts = {task: sum(name.partition(":")[0] == task for name in ids) for task in scales}
+        counts = {task: sum(name.partition(":")[0] == task for name in dict.fromkeys(ids)) for task in scales}
         losses: dict[str, Tensor] = {}
-        for names in _chunks(ids):
-            for name, (_, means, _) in zip(names, self._rows(names, misled=True), strict=True):
-                losses[name] = -torch.log_softmax(means, 0)[0] if len(means) > 1 else -means[0]
+        for names in _chunks(list(dict.fromkeys(ids))):
+            for name, (_, means, totals) in zip(names, self._rows(names, misled=True), strict=True):
+                losses[name] = _loss(means, totals)
         total = sum(
             (scales[name.partition(":")[0]] / counts[name.partition(":")[0]] * loss for name, loss in losses.items()),
             torch.zeros(()),
@@ -87,7 +87,7 @@ class MergedZoo:
             self._parameters[tensor].copy_(merged)
 
     def _rows(self, names: Sequence[str], misled: bool = False) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """For every example and each of its answers, the right one first: all tokens likeliest, mean and sum of logs."""
+        """Each example's answers, the right one first: whether all tokens are likeliest, mean and sum of their logs."""
         from network import examples_to_tensors  # type: ignore[import-not-found]
 
         asked = [(self._examples[name][0], answer) for name in names for answer in self._answers(name, misled)]
@@ -152,6 +152,14 @@ def _outcome(name: str, greedy: Tensor, means: Tensor, totals: Tensor) -> Outcom
         right = bool(means.argmax() == 0)
         return Outcome(name, float(right), float(torch.softmax(means, 0)[0]), float(totals[0]))
     return Outcome(name, float(greedy[0]), float(totals[0].exp()), float(totals[0]))
+
+
+def _loss(means: Tensor, totals: Tensor) -> Tensor:
+    """The product's differentiable twins (`evaluators.twins`), computed by themselves."""
+    if len(means) > 1:
+        return -torch.log_softmax(means, 0)[0]
+    tokens = (totals[0] / means[0]).detach().clamp(max=3.0)
+    return -0.5 * torch.log((means[0] * tokens).exp() + 0.1)
 
 
 def _chunks(ids: Sequence[str]) -> list[Sequence[str]]:

@@ -1,0 +1,326 @@
+"""Carry a job's strategy: its asks become trials and rounds, what is recorded answers them.
+
+The strategy is a program that decides from answers alone. After a crash it runs again from its beginning and hears
+its old answers from the database until it comes to something that was never asked.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from evaluators.aggregate import objectives
+from evaluators.protocol import SPLITS, Outcome, Split
+from merging.groups import Group
+from merging.recipe import Recipe
+from optimizer.auto.asks import Answer, Ask, Candidate, Close, Note, Recommend, Score, Scored, Slope, Sloped
+from optimizer.auto.problem import Arm, Problem
+from optimizer.auto.shards import cut, shard_scales
+from optimizer.auto.strategy import search
+from optimizer.auto.values import Measure
+from optimizer.coordinator import label_of, recipe_of
+from optimizer.errors import JobFailed
+from optimizer.evidence import Evidence
+from optimizer.finish import Ending
+from optimizer.plan import Plan
+from optimizer.progress import Progress, Standings
+from optimizer.scorer import Finished, Round, Scorer
+from optimizer.spec import JobFile
+from optimizer.study import all_trials, enqueue_baseline, open_point, open_waiting, tell
+from optimizer.told import attributes_of
+from search_spaces.bound import BoundSpace
+from search_spaces.nested import Frame, frame_of
+
+NOTES = "notes"
+CANDIDATE = "candidate"  # the attribute that ties a trial to the strategy's own count
+UNBOUNDED = 10**12  # EFE, where only minutes or trials end the search
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one worker answered of a gradient batch."""
+
+    shard: int
+    ids: tuple[str, ...]
+    losses: Sequence[float]
+    rows: Mapping[str, Sequence[float]]
+
+
+@dataclass
+class Conductor:
+    """One job's search by the strategy `auto`.
+
+    `workers` is how many rounds are worth asking for at once. `time_was_up` says at which ask an earlier attempt found the
+    budget's minutes over, `say_time_is_up` keeps it; `seconds_before` is the time earlier attempts spent.
+    """
+
+    job: JobFile
+    plan: Plan
+    study: optuna.Study
+    scorer: Scorer
+    evidence: Evidence
+    progress: Progress
+    workers: int
+    seconds_before: float = 0.0
+    time_was_up: int | None = None
+    say_time_is_up: Callable[[int], None] = lambda _: None
+    _trials: dict[int, int] = field(default_factory=dict)  # candidate to trial
+    _gradients: dict[int, list["_Part"]] = field(default_factory=dict)
+    _rounds: dict[tuple[int, str], int] = field(default_factory=dict)
+    _seconds: dict[int, float] = field(default_factory=dict)
+    _notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        space = self.plan.space(self.job)
+        assert isinstance(space, BoundSpace)
+        self._space = space
+        self._frame: Frame = frame_of(space, [Group(layer, module) for layer, module in self.plan.groups])
+        self._distributions = space.distributions()
+        self._measure = Measure(self.plan.tasks, self.job.search.signal)
+        self._began = time.monotonic()
+        self._asked = self._slopes = self._spent = self._scored_here = 0
+        self._replaying = True
+        self._problem = self._pose()
+
+    def search(self) -> Ending:
+        """Run the strategy to its end. Raises `Interrupted` as the scorer does, `JobFailed` where nothing has a score."""
+        self._rounds = self.evidence.rounds()
+        for row in self.evidence.gradients():
+            names = tuple(self.evidence.examples[position].id for position in row.positions)
+            self._gradients.setdefault(row.number, []).append(_Part(row.shard, names, row.losses, row.rows))
+        for trial in all_trials(self.study):
+            if CANDIDATE in trial.user_attrs:
+                self._trials[trial.user_attrs[CANDIDATE]] = trial.number
+        program = search(self._problem)
+        answers: list[Answer] | None = None
+        while True:
+            try:
+                asks = program.send(answers)  # type: ignore[arg-type]
+            except StopIteration as end:
+                verdict = end.value
+                break
+            self._asked += 1
+            answers = self._answered(asks)
+        if verdict.winner is None:
+            raise JobFailed(f"no merge could be scored; the last one because {self._last_error()}")
+        numbers = tuple(sorted(self._trials[one.number] for one in verdict.finalists))
+        return Ending(numbers, self._trials[verdict.winner.number])
+
+    def recipe(self, trial: FrozenTrial) -> Recipe:
+        """The recipe of any trial of the job's study."""
+        return recipe_of(trial, self._space)
+
+    # ---- the problem
+
+    def _pose(self) -> Problem:
+        by_split: dict[Split, tuple[str, ...]] = {
+            split: tuple(self.evidence.ids(split)) for split in SPLITS if split != "test"
+        }
+        return Problem(
+            frame=self._frame,
+            tasks=self.plan.tasks,
+            examples=by_split,
+            arms=[
+                Arm(one.label, None if one.parameters is None else self._frame.vector(one.parameters))
+                for one in self.plan.baselines
+            ],
+            budget=self._budget(len(by_split["search"])),
+            seed=self.job.search.seed,
+            measure=self._measure,
+            no_gradient=self.plan.no_gradient,
+            time_is_up=self._time_is_up,
+        )
+
+    def _budget(self, whole: int) -> int:
+        """In EFE: the job's examples, and what its trials would take on the whole search split."""
+        budget = self.job.search.budget
+        limits = [UNBOUNDED]
+        limits += [budget.examples] if budget.examples is not None else []
+        limits += [budget.trials * whole] if budget.trials is not None else []
+        return min(limits)
+
+    def _time_is_up(self) -> bool:
+        """Also by trials: strategies count examples, jobs may count both. What was decided once stays decided."""
+        budget = self.job.search.budget
+        if budget.trials is not None and len(self._trials) >= budget.trials:
+            return True
+        if self.time_was_up is not None:
+            return self._asked >= self.time_was_up
+        if budget.minutes is None or self._replaying or self._elapsed() < 60 * budget.minutes:
+            return False
+        self.time_was_up = self._asked
+        self.say_time_is_up(self._asked)
+        return True
+
+    def _elapsed(self) -> float:
+        return self.seconds_before + time.monotonic() - self._began
+
+    # ---- answering
+
+    def _answered(self, asks: Sequence[Ask]) -> list[Answer]:
+        """Everything that is missing is asked of the workers at once; then all asks are answered from the record."""
+        slopes: dict[int, int] = {}
+        rounds: list[Round] = []
+        asking = sum(isinstance(ask, Score | Slope) for ask in asks)
+        for place, ask in enumerate(asks):
+            if isinstance(ask, Score):
+                self._spent += len(ask.ids)
+                rounds += self._missing(ask, asking)
+            elif isinstance(ask, Slope):
+                self._spent += 3 * len(ask.ids)
+                slopes[place] = self._slopes
+                rounds += self._missing_of_slope(ask, self._slopes, asking)
+                self._slopes += 1
+        failures = self._ask(rounds) if rounds else {}
+        return [self._answer(ask, slopes.get(place), failures) for place, ask in enumerate(asks)]
+
+    def _ask(self, rounds: list[Round]) -> dict[str, str]:
+        """Have rounds answered and recorded; the reason for each that failed, by trial or gradient."""
+        self._replaying = False
+        failures: dict[str, str] = {}
+        waiting = list(rounds)
+        for finished in self.scorer.run(lambda: waiting.pop(0) if waiting else None):
+            self._note(finished, failures)
+            self.progress.search(self._standings())
+        return failures
+
+    def _note(self, finished: Finished, failures: dict[str, str]) -> None:
+        wanted = finished.round
+        if finished.error is not None:
+            failures[_owner(wanted)] = finished.error
+        elif wanted.scales is not None:
+            assert wanted.ids is not None
+            part = _Part(wanted.index, wanted.ids, finished.losses, finished.rows)
+            self._gradients.setdefault(wanted.trial, []).append(part)
+        else:
+            self._seconds[wanted.trial] = self._seconds.get(wanted.trial, 0.0) + sum(finished.seconds.values())
+            self._scored_here += len(finished.outcomes)
+
+    def _answer(self, ask: Ask, slope: int | None, failures: dict[str, str]) -> Answer:
+        if isinstance(ask, Score):
+            return self._scored(ask, failures)
+        if isinstance(ask, Slope):
+            assert slope is not None
+            return self._sloped(ask, slope, failures)
+        if isinstance(ask, Close):
+            self._close(ask)
+        elif isinstance(ask, Note):
+            self._notes.append(ask.text)
+            if self.study.user_attrs.get(NOTES, [])[: len(self._notes)] != self._notes:
+                self.study.set_user_attr(NOTES, list(self._notes))
+            self.progress.say(ask.text)
+        else:
+            assert isinstance(ask, Recommend)
+        return None
+
+    # ---- candidates
+
+    def _missing(self, ask: Score, asking: int) -> Iterator[Round]:
+        number = self._opened(ask.candidate)
+        trial = all_trials(self.study)[number]
+        if trial.state == TrialState.FAIL:
+            return
+        known = {one.id for one in self.evidence.outcomes(number, ask.split) or ()}
+        missing = [name for name in ask.ids if name not in known]
+        for ids in cut(missing, self.workers // max(1, asking)):
+            index = self._rounds.get((number, ask.split), 0)
+            self._rounds[number, ask.split] = index + 1
+            yield Round(number, ask.split, self.recipe(trial), ids, index)
+
+    def _opened(self, candidate: Candidate) -> int:
+        """The candidate's trial, opened where it is new."""
+        if candidate.number not in self._trials:
+            attributes = {"origin": candidate.origin, CANDIDATE: candidate.number, **candidate.about}
+            if candidate.label is not None:
+                attributes["label"] = candidate.label
+            baseline = next((one for one in self.plan.baselines if one.label == candidate.label), None)
+            if candidate.origin == "baseline" and baseline is not None:
+                attributes["kind"] = baseline.kind
+            if candidate.point is not None:
+                parameters = self._frame.parameters(candidate.point)
+                trial = open_point(self.study, parameters, self._distributions, attributes)
+            else:
+                assert baseline is not None
+                enqueue_baseline(self.study, None, {**attributes, "recipe": baseline.recipe.model_dump_json()})
+                opened = open_waiting(self.study, self._distributions)
+                assert opened is not None
+                trial = opened
+            self._trials[candidate.number] = trial.number
+        return self._trials[candidate.number]
+
+    def _scored(self, ask: Score, failures: dict[str, str]) -> Scored:
+        number = self._trials[ask.candidate.number]
+        trial = all_trials(self.study)[number]
+        if trial.state == TrialState.FAIL:
+            return Scored((), str(trial.user_attrs.get("error", "it failed")))
+        error = failures.get(f"trial {number}")
+        if error is not None:
+            if trial.state == TrialState.RUNNING:
+                tell(self.study, number, None, error=error)
+            self.progress.say(f"trial {number} failed: {error}")
+            return Scored((), error)
+        known = {one.id: one for one in self.evidence.outcomes(number, ask.split) or ()}
+        return Scored([known[name] for name in ask.ids])
+
+    def _close(self, ask: Close) -> None:
+        number = self._trials.get(ask.candidate.number)
+        if number is None or ask.value is None:
+            return
+        trial = all_trials(self.study)[number]
+        if trial.state != TrialState.RUNNING:
+            return
+        outcomes: list[Outcome] = self.evidence.outcomes(number, "search") or []
+        signal = self.job.search.signal
+        attributes = attributes_of(
+            self.recipe(trial).digest(), outcomes, self._seconds.get(number, 0.0), self.plan.tasks, signal
+        )
+        value = objectives(outcomes, self.plan.tasks, signal)[self.job.objectives()[0]]
+        tell(self.study, number, [value], attributes={**attributes, **ask.about})
+
+    def _last_error(self) -> str:
+        failed = [trial for trial in all_trials(self.study) if trial.state == TrialState.FAIL]
+        return str(failed[-1].user_attrs.get("error", "no reason was recorded")) if failed else "no reason was recorded"
+
+    # ---- gradients
+
+    def _missing_of_slope(self, ask: Slope, number: int, asking: int) -> Iterator[Round]:
+        recorded = self._gradients.get(number, [])
+        known = {name for part in recorded for name in part.ids}
+        missing = [name for name in ask.ids if name not in known]
+        first = max((part.shard + 1 for part in recorded), default=0)
+        recipe = self._space.recipe(self._frame.parameters(ask.point))
+        for shard, ids in enumerate(cut(missing, self.workers // max(1, asking)), start=first):
+            yield Round(number, "gradient", recipe, ids, shard, shard_scales(ids, ask.ids, ask.scales))
+
+    def _sloped(self, ask: Slope, number: int, failures: dict[str, str]) -> Sloped:
+        error = failures.get(f"gradient {number}")
+        if error is not None:
+            return Sloped(self._frame.low * 0.0, (), error)
+        losses: dict[str, float] = {}
+        total = self._frame.low * 0.0
+        for part in sorted(self._gradients[number], key=lambda part: part.shard):
+            total = total + self._frame.gradient(part.rows)
+            losses.update(zip(part.ids, part.losses, strict=True))
+        return Sloped(total, [losses[name] for name in ask.ids])
+
+    # ---- telling people
+
+    def _standings(self) -> Standings:
+        trials = all_trials(self.study)
+        done = [one for one in trials if one.state == TrialState.COMPLETE]
+        best = max(done, key=lambda one: (one.user_attrs.get("examples", 0), one.values[0]), default=None)
+        return Standings(
+            finished=len(done),
+            failed=sum(one.state == TrialState.FAIL for one in trials),
+            share=min(1.0, self._spent / self._problem.budget),
+            examples=self._scored_here,
+            seconds=time.monotonic() - self._began,
+            best=None if best is None else best.values[0],
+            best_label="" if best is None else label_of(best),
+        )
+
+
+def _owner(wanted: Round) -> str:
+    return f"{'trial' if wanted.scales is None else 'gradient'} {wanted.trial}"

@@ -1,0 +1,99 @@
+"""Gradients of the coefficients, batch by batch: recorded exactly once, by the holder of the job."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Engine, select
+
+from optimizer.database import insert_once, retrying, writing
+from optimizer.jobs import require_lease
+from optimizer.tables import DatabaseClock, gradients
+
+
+@dataclass(frozen=True)
+class RecordedGradient:
+    """One shard of a gradient batch as it stands in the database.
+
+    `positions` are its examples' positions in the job's ledger, `losses` their losses in nats, `rows` the gradient by
+    each group's coefficients. Numbers keep all their bits. `attempt` is the claim it was recorded under.
+    """
+
+    number: int
+    shard: int
+    attempt: int
+    digest: str
+    positions: tuple[int, ...]
+    losses: tuple[float, ...]
+    rows: Mapping[str, tuple[float, ...]]
+    seconds: float
+    worker: str
+    created_at: datetime
+
+
+def record_gradient(
+    engine: Engine,
+    job_id: int,
+    attempt: int,
+    *,
+    number: int,
+    shard: int,
+    digest: str,
+    positions: Sequence[int],
+    losses: Sequence[float],
+    rows: Mapping[str, Sequence[float]],
+    seconds: float,
+    worker: str,
+) -> bool:
+    """Record one shard; False where that shard of that number is recorded already.
+
+    Raises `LeaseLost`, and records nothing, where `attempt` does not hold the job any more.
+    """
+    row = {
+        "job_id": job_id,
+        "number": number,
+        "shard": shard,
+        "attempt": attempt,
+        "digest": digest,
+        "positions": list(positions),
+        "losses": list(losses),
+        "rows": {group: list(row) for group, row in rows.items()},
+        "seconds": seconds,
+        "worker": worker,
+    }
+    return _record(engine, row, uuid.uuid4().hex)
+
+
+@retrying
+def _record(engine: Engine, row: dict[str, Any], write_id: str) -> bool:
+    key = [gradients.c[name] == row[name] for name in ("job_id", "number", "shard")]
+    with writing(engine) as connection:
+        require_lease(connection, row["job_id"], row["attempt"])
+        connection.execute(
+            insert_once(connection, gradients).values(**row, created_at=DatabaseClock(), write_id=write_id)
+        )
+        return connection.scalar(select(gradients.c.write_id).where(*key)) == write_id
+
+
+@retrying
+def read_gradients(engine: Engine, job_id: int) -> list[RecordedGradient]:
+    """Every recorded shard of a job, by number and shard."""
+    chosen = select(gradients).where(gradients.c.job_id == job_id).order_by(gradients.c.number, gradients.c.shard)
+    with engine.connect() as connection:
+        return [
+            RecordedGradient(
+                number=row.number,
+                shard=row.shard,
+                attempt=row.attempt,
+                digest=row.digest,
+                positions=tuple(row.positions),
+                losses=tuple(row.losses),
+                rows={group: tuple(values) for group, values in row.rows.items()},
+                seconds=row.seconds,
+                worker=row.worker,
+                created_at=row.created_at,
+            )
+            for row in connection.execute(chosen)
+        ]
