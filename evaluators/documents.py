@@ -38,8 +38,8 @@ def check_every_split(task: str, placed: Sequence[Placed], counts: Counts) -> No
         if not any(row.split == split for row in placed):
             raise EvaluatorError(
                 f"every split needs an example of every task, but `{task}` has none for `{split}` "
-                f"(search {counts.search}, select {counts.select}, test {counts.test}). Give the task more "
-                f"documents, or `{split}` a larger share."
+                f"(gradient {counts.gradient}, search {counts.search}, select {counts.select}, test {counts.test}). "
+                f"Give the task more documents, or `{split}` a larger share."
             )
 
 

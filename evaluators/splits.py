@@ -3,7 +3,9 @@
 import datetime
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +13,10 @@ from evaluators.protocol import SPLITS, EvaluatorError, Split
 from evaluators.shares import Limits, Splits
 
 Document = Mapping[str, Any]
-Origin = Literal["validation", "test"]
+Origin = Literal["validation", "test", "training"]
+Question = Callable[[Document], Any]
+"""What a document asks, as plain data: documents that ask the same are the same to a search."""
+_Dealt = tuple[str, Split, Origin, int]  # content hash, split, origin, position
 
 # Not a setting: with another salt the test examples of one job would be the search examples of the next.
 SALT = "mergeopt splits 1"
@@ -31,8 +36,9 @@ class Placed:
 class Counts:
     """What became of a task's documents: how many each split got, and how many were left out, and why.
 
-    `duplicates`: a document with the same content was already kept. `leaked`: a validation document that is
-    also a test document. `over_limit`: beyond the limit per split.
+    `duplicates`: another document that is the same was kept. `leaked`: a validation document that is also a test
+    document, or a training document that is also one of the others. `over_limit`: beyond the limit of its split, or
+    more training documents than the share of `gradient` asks for.
     """
 
     search: int
@@ -83,51 +89,90 @@ def choose(content: str, weights: Mapping[Split, float]) -> Split:
     return split  # the sum above may round to just below the point
 
 
+def sameness(value: Any) -> str:
+    """The hash of a document, or of what it asks, by which it is known whatever its case, spaces and Unicode forms.
+
+    Every string in it is brought to NFKC and case-folded (Unicode 3.13, default caseless matching), its runs of white
+    space made one space, none at the ends. Two documents with the same one are the same document.
+    """
+    return content_hash({"": _plainer(value)})
+
+
+def _plainer(value: Any) -> Any:
+    if isinstance(value, str):
+        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", value).casefold())
+        return " ".join(folded.split())
+    if isinstance(value, Mapping):
+        return {name: _plainer(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plainer(one) for one in value]
+    return _plainer(value.tolist()) if hasattr(value, "tolist") else value
+
+
 def assign(
     task: str,
     validation: Sequence[Document] | None,
     test: Sequence[Document] | None,
     splits: Splits,
     limit: Limits | None = None,
+    training: Sequence[Document] | None = None,
+    question: Question | None = None,
 ) -> tuple[list[Placed], Counts]:
     """Deal a task's documents to the splits; placements come sorted by split (in the order of `SPLITS`), then id.
 
     With both kinds of documents, validation documents go to gradient, search and select and test documents to test;
-    with one kind, it is dealt to all. The same content is kept once, and a validation document that
-    is also a test document is left out, so no test example was ever searched on.
+    with one kind, it is dealt to all. Where there are training documents, gradient takes them, and none of the others:
+    as many as its limit says, or else as many for one of search as the weights say. None is taken at weight 0.
+
+    Documents are the same where what they ask (`question`; the whole document where None) has the same `sameness`.
+    They are kept once, whose hash comes first, so that the order of a data file decides nothing. A validation document
+    that is also a test document is left out, and a training document that is also one of these: no test
+    example was ever searched on, and no example that is scored ever followed.
     """
+    taught = _kept(training or (), question) if splits.gradient > 0 else {}
     searched: dict[Split, float] = {"gradient": splits.gradient, "search": splits.search, "select": splits.select}
+    if taught:
+        del searched["gradient"]
     weights: dict[Split, float] = {**searched, "test": splits.test}
-    of_test = _first_of_each(test or ())
-    of_validation = _first_of_each(validation or ())
-    clean = {content: position for content, position in of_validation.items() if content not in of_test}
+    of_test = _kept(test or (), question)
+    of_validation = _kept(validation or (), question)
+    clean = {key: one for key, one in of_validation.items() if key not in of_test}
+    fresh = {key: one for key, one in taught.items() if key not in of_test and key not in of_validation}
 
-    dealt: list[tuple[str, Split, Origin, int]] = []
+    dealt: list[_Dealt] = [(content, "gradient", "training", at) for content, at in fresh.values()]
     if validation and test:
-        dealt += [(content, choose(content, searched), "validation", at) for content, at in clean.items()]
-        dealt += [(content, "test", "test", at) for content, at in of_test.items()]
+        dealt += [(content, choose(content, searched), "validation", at) for content, at in clean.values()]
+        dealt += [(content, "test", "test", at) for content, at in of_test.values()]
     else:
-        dealt += [(content, choose(content, weights), "validation", at) for content, at in clean.items()]
-        dealt += [(content, choose(content, weights), "test", at) for content, at in of_test.items()]
+        dealt += [(content, choose(content, weights), "validation", at) for content, at in clean.values()]
+        dealt += [(content, choose(content, weights), "test", at) for content, at in of_test.values()]
 
-    placed: list[Placed] = []
+    chosen = {split: sorted(row for row in dealt if row[1] == split) for split in SPLITS}
     for split in SPLITS:
-        mine = sorted(row for row in dealt if row[1] == split)
-        most = getattr(limit, split, None)
-        placed += [Placed(f"{task}:{content}", split, origin, at) for content, _, origin, at in mine[:most]]
-    sizes = {split: sum(row.split == split for row in placed) for split in SPLITS}
-    seen = len(validation or ()) + len(test or ())
+        chosen[split] = chosen[split][: getattr(limit, split, None)]
+    if taught and getattr(limit, "gradient", None) is None:
+        share = math.ceil(len(chosen["search"]) * splits.gradient / splits.search)
+        chosen["gradient"] = chosen["gradient"][:share]
+    placed = [
+        Placed(f"{task}:{content}", split, origin, at)
+        for rows in chosen.values()
+        for content, split, origin, at in rows
+    ]
+    seen = len(validation or ()) + len(test or ()) + (len(training or ()) if taught else 0)
+    kept = len(of_validation) + len(of_test) + len(taught)
     return placed, Counts(
-        **sizes,
-        duplicates=seen - len(of_validation) - len(of_test),
-        leaked=len(of_validation) - len(clean),
+        **{split: len(rows) for split, rows in chosen.items()},
+        duplicates=seen - kept,
+        leaked=len(of_validation) - len(clean) + len(taught) - len(fresh),
         over_limit=len(dealt) - len(placed),
     )
 
 
-def _first_of_each(documents: Iterable[Document]) -> dict[str, int]:
-    """Content hash to the position of the first document that has it, in the order met."""
-    positions: dict[str, int] = {}
+def _kept(documents: Sequence[Document], question: Question | None) -> dict[str, tuple[str, int]]:
+    """For everything that is asked, the content hash and position of the document that stands for it."""
+    found: dict[str, tuple[str, int]] = {}
     for position, document in enumerate(documents):
-        positions.setdefault(content_hash(document), position)
-    return positions
+        key = sameness(document if question is None else question(document))
+        this = (content_hash(document), position)
+        found[key] = min(found.get(key, this), this)
+    return found

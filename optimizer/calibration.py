@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merging.errors import MergeError
+from optimizer.auto.values import task_of
 
 if TYPE_CHECKING:
     from evaluators.meter import Meter
@@ -32,7 +33,8 @@ def collect_statistics(
     """The file with one expert's statistics on these examples; collected where it is not there yet.
 
     `template` names base and experts, with fingerprints. The model is left as the expert, its gradients cleared.
-    Examples are run one at a time, so that no padding counts and every Fisher gradient is one example's.
+    Examples are run one at a time, so that no padding counts and every Fisher gradient is one example's. For Gram
+    matrices an example of each task is scored once more, beforehand.
     Raises `MergeError`, `EvaluatorError` and `ScoringError` as filling, scoring and `backward` do, and `MergeError`
     where the model's layers do not run in torch.
     """
@@ -50,6 +52,8 @@ def collect_statistics(
         return file
     live.fill(as_expert(template, expert, [group.name for group in live.sources.groups]))
     if kind == "gram":
+        # an evaluator's first call tries out how the model can be run, on inputs that are nobody's
+        evaluator.score(live.model, list({task_of(name): name for name in ids}.values()), meter)
         with Grams(live.model, live.targets) as grams:
             for name in ids:
                 evaluator.score(live.model, [name], meter)
@@ -93,5 +97,5 @@ def _differentiate(
     from evaluators.twins import differentiate
 
     for name in ids:
-        differentiate(evaluator, live.model, [name], {name.rpartition(":")[0]: 1.0}, meter)
+        differentiate(evaluator, live.model, [name], {task_of(name): 1.0}, meter)
         after_each()

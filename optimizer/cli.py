@@ -178,6 +178,20 @@ def report(
 
 
 @app.command()
+def ledger(job: JobName, storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
+    """Show a job's examples by split and task, and how often, by what and when each split was looked at."""
+    from optimizer.jobs import get_job
+    from optimizer.ledger import job_ledger, ledger_json, ledger_tables
+
+    with _database(storage) as (database, _):
+        found = job_ledger(database, get_job(database, job))
+    if as_json:
+        _print_json(ledger_json(found))
+    else:
+        _print_rich(ledger_tables(found))
+
+
+@app.command()
 def export(
     job: JobName,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write; it must not exist.")],

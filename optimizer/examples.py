@@ -1,6 +1,8 @@
 """The frozen list of a job's examples: written once at submit, referred to by position ever after."""
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, insert, select
@@ -17,6 +19,18 @@ class LedgerEntry:
     id: str
     task: str
     split: str
+
+
+def ledger_hash(entries: Iterable[LedgerEntry]) -> str:
+    """The SHA-256, in hexadecimal, of the examples' ids, tasks and splits in their order.
+
+    Two jobs with the same hash were searched, chosen and tested on the same examples, dealt alike.
+    """
+    digest = hashlib.sha256()
+    for entry in entries:
+        line = json.dumps([entry.id, entry.task, entry.split], ensure_ascii=False, separators=(",", ":"))
+        digest.update(f"{line}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 @retrying

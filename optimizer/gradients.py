@@ -10,6 +10,7 @@ from sqlalchemy import Engine, select
 
 from optimizer.database import insert_once, retrying, writing
 from optimizer.jobs import require_lease
+from optimizer.outcomes import Looks
 from optimizer.tables import DatabaseClock, gradients
 
 
@@ -97,3 +98,21 @@ def read_gradients(engine: Engine, job_id: int) -> list[RecordedGradient]:
             )
             for row in connection.execute(chosen)
         ]
+
+
+@retrying
+def gradient_looks(engine: Engine, job_id: int) -> Looks | None:
+    """How often gradients were taken; None where none was. Losses and gradients are not read."""
+    chosen = select(gradients.c.number, gradients.c.positions, gradients.c.created_at)
+    with engine.connect() as connection:
+        rows = connection.execute(chosen.where(gradients.c.job_id == job_id)).all()
+    if not rows:
+        return None
+    moments = [row.created_at for row in rows]
+    return Looks(
+        by=len({row.number for row in rows}),
+        rounds=len(rows),
+        examples=sum(len(row.positions) for row in rows),
+        first=min(moments),
+        last=max(moments),
+    )

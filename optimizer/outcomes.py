@@ -153,6 +153,38 @@ def scored_count(engine: Engine, job_id: int) -> dict[str, int]:
         return {split: int(n) for split, n in rows}
 
 
+@dataclass(frozen=True)
+class Looks:
+    """How often a split's examples were looked at, from the first recorded time to the last.
+
+    `by` is the number of trials, or of gradient batches; `rounds` of the rows they were recorded in. `examples` counts
+    an example once for every time it was asked.
+    """
+
+    by: int
+    rounds: int
+    examples: int
+    first: datetime
+    last: datetime
+
+
+@retrying
+def looks(engine: Engine, job_id: int) -> dict[str, Looks]:
+    """Who scored on each split of a job; splits that nobody scored on are absent. No blob is read."""
+    at = outcomes.c.created_at
+    columns = [
+        func.count(outcomes.c.trial.distinct()),
+        func.count(),
+        func.sum(outcomes.c.n),
+        func.min(at),
+        func.max(at),
+    ]
+    chosen = select(outcomes.c.split, *columns).where(outcomes.c.job_id == job_id)
+    with engine.connect() as connection:
+        rows = connection.execute(chosen.group_by(outcomes.c.split).order_by(outcomes.c.split))
+        return {split: Looks(by, rounds, int(n), first, last) for split, by, rounds, n, first, last in rows}
+
+
 def _recorded(row: Row[Any]) -> Recorded:
     if len(row.blob) != row.n * RECORD.itemsize:
         raise ValueError(

@@ -37,7 +37,7 @@ def open_resident(job: JobFile, template: Recipe, sources: Sources) -> Resident:
     """A worker's model, still without a merge; `template` is a recipe with the dtype of all to come."""
     if job.workers.engine == "vllm":
         return _InVllm(_in_vllm(job, sources.config_folder), template, sources)
-    return _InTorch(open_model(job, sources.config_folder), sources)
+    return InTorch(open_model(job, sources.config_folder), sources)
 
 
 def open_model(job: JobFile, folder: str) -> nn.Module:
@@ -58,19 +58,19 @@ def _in_vllm(job: JobFile, folder: str) -> VllmModel:
     )
 
 
-class _InTorch:
-    """A torch module whose parameters are written in place."""
+class InTorch:
+    """A torch module whose parameters are written in place; `live` writes them."""
 
     def __init__(self, model: nn.Module, sources: Sources) -> None:
         from merging.kept_directions import KeptDirections
         from merging.live import LiveMerge
 
         self.model = model
-        self._live = LiveMerge(model, sources, KeptDirections(sources))
+        self.live = LiveMerge(model, sources, KeptDirections(sources))
 
     def fill(self, recipe: Recipe) -> None:
         """See `Resident.fill`."""
-        self._live.fill(recipe)
+        self.live.fill(recipe)
 
 
 class _InVllm:

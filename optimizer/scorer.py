@@ -40,8 +40,8 @@ class Round:
 
     @property
     def key(self) -> str:
-        """What tells it from every other round of its job."""
-        return f"{self.trial}/{self.split}/{self.index}" + ("" if self.scales is None else "/gradient")
+        """What tells it from every other round of its job; gradients have a split of their own."""
+        return f"{self.trial}/{self.split}" + (f"/{self.index}" if self.index else "")
 
 
 @dataclass(frozen=True)

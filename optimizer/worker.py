@@ -114,17 +114,17 @@ class Worker:
         from merging.coefficient_gradient import CoefficientGradient
         from merging.materialize import MergeError
         from merging.recipe import Recipe
+        from optimizer.resident import InTorch
 
         wanted = Recipe.model_validate(recipe)
         started, meter = time.perf_counter(), Meter()
-        if self._job.workers.engine != "torch":
+        if not isinstance(self._resident, InTorch):
             reason = f"a gradient needs `workers.engine: torch`, but it is {self._job.workers.engine}; set it to torch."
             return asdict(_no_gradient(wanted.digest(), reason))
-        live: Any = self._resident
         try:
             with meter.stage("materialize"):
                 self._resident.fill(wanted)
-            with CoefficientGradient(live._live, wanted) as slopes:
+            with CoefficientGradient(self._resident.live, wanted) as slopes:
                 losses = differentiate(self._evaluator, self._resident.model, ids, scales, meter)
             rows = slopes.rows()
         except (MergeError, ScoringError, EvaluatorError) as error:

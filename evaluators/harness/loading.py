@@ -10,9 +10,10 @@ from lm_eval.api.registry import metric_registry
 from lm_eval.tasks import TaskManager
 
 from evaluators.harness.items import Asked
-from evaluators.harness.reading import read_task
+from evaluators.harness.reading import read_task, shown_from
 from evaluators.lm_eval_tasks import LmEvalSpec, LmEvalTask
 from evaluators.protocol import EvaluatorError
+from evaluators.splits import Document, Origin, Question
 from evaluators.task_files import code_references, unreadable
 
 SHIPPED = Path(lm_eval.__file__).resolve().parent
@@ -36,6 +37,43 @@ def load_tasks(spec: LmEvalSpec, allow_code: bool) -> list[tuple[LmEvalTask, lis
             names[name] = entry.task
         loaded.append((entry, [read_task(task, entry, len(leaves)) for task in leaves.values()]))
     return loaded
+
+
+def training_of(asked: Asked) -> dict[Origin, list[Document]]:
+    """The task's training documents, for the gradient alone; none where its few-shot examples are taken from them.
+
+    A prompt could show the very document it asks about.
+    """
+    task = asked.lm_task
+    split = task.config.training_split
+    scored = (task.config.validation_split, task.config.test_split)
+    if split is None or split in scored or (asked.shots and shown_from(task) == split):
+        return {}
+    rows = list(task.training_docs())
+    return {"training": rows} if rows else {}
+
+
+def question_of(asked: Asked) -> Question:
+    """What a document asks: its prompt, with the choices there are; with the answer where that is part of the question.
+
+    A text whose perplexity is taken is asked about as a whole, and so is what the task's templates do not fit: whether
+    such a document is refused is decided where its example is made.
+    """
+    task, kind = asked.lm_task, asked.kind
+
+    def question(document: Document) -> Any:
+        try:
+            if kind == "multiple_choice" and task.multiple_input:  # the choices are contexts, the target ends them all
+                return [task.doc_to_choice(document), task.doc_to_target(document)]
+            if kind == "multiple_choice":
+                return [task.doc_to_text(document), task.doc_to_choice(document)]
+            if kind == "loglikelihood":
+                return [task.doc_to_text(document), task.doc_to_target(document)]
+            return task.doc_to_text(document) if kind == "generate_until" else document
+        except Exception:  # lm-eval, Jinja and functions of the task's own each raise what they like
+            return document
+
+    return question
 
 
 def _manager(spec: LmEvalSpec) -> Any:

@@ -7,7 +7,7 @@ from evaluators.harness.items import Asked, Encoded, Item
 from evaluators.harness.reading import delimiter_of, gold_text
 from evaluators.harness.resident import ResidentLM
 from evaluators.lm import Continuation
-from evaluators.lm.differentiable import Part, among_choices, per_token
+from evaluators.lm.differentiable import Part, among_choices, per_token, written
 from evaluators.protocol import EvaluatorError
 from evaluators.twins import turned_away
 
@@ -48,7 +48,10 @@ def _parts(item: Item) -> list[Part]:
     name, asked = item.example.id, item.asked
     if asked.kind == "multiple_choice":
         return among_choices(name, _requests(item.encoded), asked.about.metric, item.choices, item.gold)
-    return per_token(name, _requests(item.golden or item.encoded))
+    requests = _requests(item.golden or item.encoded)
+    if asked.kind == "generate_until":
+        return written(name, requests[0])
+    return per_token(name, requests)
 
 
 def _requests(encoded: Iterable[Encoded]) -> list[Continuation]:

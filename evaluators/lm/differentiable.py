@@ -44,6 +44,27 @@ def per_token(example: str, requests: Sequence[Continuation]) -> list[Part]:
     return [Part(example, (request,), lambda values: -values.sum() / tokens) for request in requests]
 
 
+# Minus the logarithm of an answer's probability rises without end where a model cannot give it, so hopeless examples
+# would rule the gradient; the probability itself is flat there and the hopeless are never learned. Between both:
+# the mean probability of a token to the power of at most `POWER` tokens, and never less than about `FLOOR`. On the zoos of
+# benchmarks/search it beat both ends by up to 2 points of exact match.
+POWER, FLOOR, SLOPE = 3, 0.1, 0.5
+
+
+def written(example: str, request: Continuation) -> list[Part]:
+    """-`SLOPE` log(p + `FLOOR`), where p is the mean probability of a token of the answer to the power of its length.
+
+    The mean is geometric; of answers longer than `POWER` tokens the power is `POWER`.
+    """
+    tokens = len(request.continuation)
+
+    def loss(values: Tensor) -> Tensor:
+        probability = (values.sum() / tokens * min(POWER, tokens)).exp()
+        return -SLOPE * torch.log(probability + FLOOR)
+
+    return [Part(example, (request,), loss)]
+
+
 def among_choices(
     example: str, requests: Sequence[Continuation], metric: str, choices: Sequence[str], gold: Sequence[int]
 ) -> list[Part]:

@@ -57,7 +57,6 @@ def _climb_in(state: State, leader: Candidate, stage: Stage, sigma: float, parts
         found = state.candidate(point, "search", f"mean of {stage.name}", stage=stage.name, look=look)
         ids = state.fresh("search", LOOK, "look")
         yield from state.score([(leader, ids), (found, ids)])
-        yield [state.close(found)]
         difference, error = state.paired(found, leader)
         if found.number in state.failed or difference <= 0:
             yield [Recommend(leader.place)]

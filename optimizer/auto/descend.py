@@ -34,7 +34,6 @@ def descend(state: State, leader: Candidate, parts: Parts) -> Asking:
         found = state.candidate(point, "search", f"gradient {number + 1}", stage="gradient", round=number)
         ids = state.fresh("search", CHECK * 2 ** min(number, 2), "check")
         yield from state.score([(leader, ids), (found, ids)])
-        yield [state.close(found)]
         if found.number in state.failed or state.paired(found, leader)[0] < 0:
             yield [Recommend(leader.place)]
             if number == 0:

@@ -1,69 +1,150 @@
 """The end: candidates race against the leader, finalists are chosen on examples that the search did not follow."""
 
-from optimizer.auto.asks import Candidate, Recommend
+import random
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from optimizer.auto.asks import Candidate, Note, Recommend
 from optimizer.auto.problem import Parts
+from optimizer.auto.race import alpha_of, hopeless
 from optimizer.auto.state import Asking, State
 from optimizer.auto.verdict import Verdict
+from optimizer.engines.seeds import seed_for
 
-ALPHA = 0.05
+ALPHA = 0.05  # of giving up a candidate that is as good as the one it races against
 BLOCK = 64
-MOST = 3  # finalists
+MOST = 4  # finalists
+PRIOR = 0.02  # standard deviation of true differences between finalists, of a score in [0, 1]: towards 0 by so much
+AUDITED = 0.02  # share of the eliminated that is run to the end all the same, to see how often that was wrong
 
 
 def finals(state: State, leader: Candidate, parts: Parts) -> Asking:
-    """The finalists on select, and the winner: the best by search and select together, the simpler of equals."""
-    chosen = _challengers(state, leader)
-    if parts.race:
-        chosen = yield from _race(state, leader, chosen)
-    finalists = [leader, *chosen[: MOST - 1]]
+    """The finalists and the winner: the best by search and select together."""
+    challengers = contenders(state, leader)
+    if parts.race and challengers and _affordable(state, leader, len(challengers)):
+        leader, challengers = yield from _race(state, leader, challengers)
+    finalists = [leader, *challengers[: MOST - 1]]
     select = state.problem.examples["select"]
-    affordable = state.left // len(finalists)
-    if affordable >= len(select):
+    finalists = finalists[: max(1, state.left // max(1, len(select)))]
+    winner = leader
+    if len(finalists) > 1 and state.left >= len(select) * len(finalists):
         yield from state.score([(one, select) for one in finalists], "select")
-        winner = _choose(state, finalists)
-    else:
-        winner = leader
-    yield [Recommend(winner.place)] if winner.point is not None else []
-    ids = list(state.problem.examples["search"])
-    claimed = None
-    if parts.race and state.left >= len(ids):
-        yield from state.score([(winner, ids)])
-        claimed = state.mean(winner, ids)
-    elif state.outcomes(winner):
-        claimed = state.mean(winner, list(state.outcomes(winner)))
-    ordered = sorted(finalists, key=lambda one: one.number)
-    return Verdict(tuple(ordered), winner, claimed)
+        winner = choose(state, leader, finalists)
+    yield [Recommend(winner.place)]
+    whole = state.problem.examples["search"]
+    missing = len(whole) - len(state.outcomes(winner))
+    if missing <= state.left:
+        yield from state.score([(winner, whole)])
+    yield [state.close(one) for one in state.candidates]
+    claimed = state.mean(winner, list(state.outcomes(winner)))
+    return Verdict(tuple(sorted(finalists, key=lambda one: one.number)), winner, claimed)
 
 
-def _challengers(state: State, leader: Candidate) -> list[Candidate]:
-    """The best of every way the search went: stage answers and warm starts, by what they scored so far."""
-    answers = [
-        one for one in state.candidates if one.about.get("look") is not None or one.about.get("round") is not None
+def contenders(state: State, leader: Candidate) -> list[Candidate]:
+    """Who else may be the best: the best answers of the search's stages, the best warm start, and the simplest of all
+    within one standard error of the leader. Best first.
+    """
+    usable = [
+        one
+        for one in state.candidates
+        if one is not leader and one.point is not None and one.number not in state.failed and "member" not in one.about
     ]
-    arms = [one for one in state.candidates if one.origin == "baseline" and one.number not in state.failed]
-    scored = [one for one in answers if one.number not in state.failed and one is not leader]
-    found = sorted(scored, key=lambda one: -state.paired(one, leader)[0])[:2]
-    arms.sort(key=lambda one: -state.mean(one, list(state.outcomes(one))))
-    return [*found, *[arm for arm in arms[:1] if arm is not leader]]
+    gap = {one.number: state.paired(one, leader) for one in usable}
+    answers = sorted((one for one in usable if one.origin != "baseline"), key=lambda one: -gap[one.number][0])
+    arms = sorted((one for one in usable if one.origin == "baseline"), key=lambda one: -state.seen_mean(one))
+    within = [one for one in usable if gap[one.number][0] + gap[one.number][1] >= 0]
+    simplest = sorted(within, key=lambda one: (one.origin != "baseline", one.number))[:1]
+    return list(dict.fromkeys([*answers[: MOST - 2], *arms[:1], *simplest]))
+
+
+def _affordable(state: State, leader: Candidate, count: int) -> bool:
+    """Whether a race is worth its cost: half of what is left must cover it were nobody eliminated."""
+    whole = len(state.problem.examples["search"])
+    return (whole - len(state.outcomes(leader))) + count * whole <= state.left // 2
+
+
+@dataclass
+class _Runner:
+    """A challenger on its own permutation of the search split, drawn after it was fixed."""
+
+    candidate: Candidate
+    order: list[str]
+    seen: int = 0
+    met: int = 1  # the how-manieth leader it faces
+    given_up: bool = False
+    audited: bool = field(default=False)
 
 
 def _race(state: State, leader: Candidate, challengers: list[Candidate]) -> Asking:
-    """Those of the challengers that could not be told to be worse than the leader on the whole search split."""
-    ids = list(state.problem.examples["search"])
-    if state.left < len(ids) * (2 + len(challengers)) or not challengers:
-        return challengers
-    yield from state.score([(leader, ids)])
-    return challengers
+    """The best on the whole search split, and who could not be told to be worse."""
+    whole = list(state.problem.examples["search"])
+    yield from state.score([(leader, whole)])
+    runners = [_runner(state, one, whole) for one in challengers]
+    while any(not one.given_up and one.seen < len(whole) for one in runners):
+        running = [one for one in runners if not one.given_up and one.seen < len(whole)]
+        for one in running:
+            one.seen = min(len(whole), one.seen + BLOCK)
+        yield from state.score([(one.candidate, one.order[: one.seen]) for one in running])
+        for one in running:
+            failed = one.candidate.number in state.failed
+            one.given_up = failed or _is_hopeless(state, one, leader, whole)
+        finished = [one for one in running if one.seen == len(whole) and not one.given_up]
+        better = [one for one in finished if state.mean(one.candidate, whole) > state.mean(leader, whole)]
+        if better:
+            leader = max(better, key=lambda one: state.mean(one.candidate, whole)).candidate
+            for one in runners:
+                one.met += 1
+    yield from _audit(state, runners, leader, whole)
+    survivors = [one.candidate for one in runners if not one.given_up and one.candidate is not leader]
+    return leader, sorted(survivors, key=lambda one: -state.mean(one, whole))
 
 
-def _choose(state: State, finalists: list[Candidate]) -> Candidate:
-    """The finalist with the best precision-weighted mean of both splits, among those within one standard error of it
-    the earliest."""
+def _runner(state: State, candidate: Candidate, whole: list[str]) -> _Runner:
+    rng = random.Random(seed_for(state.problem.seed, "race", candidate.number))
+    order = list(whole)
+    rng.shuffle(order)
+    return _Runner(candidate, order, audited=rng.random() < AUDITED)
 
-    def combined(one: Candidate) -> tuple[float, float]:
-        ids = list(state.outcomes(one, "select"))
-        mean = state.mean(one, ids, "select")
-        return mean, state.problem.measure.standard_error(ids, state.values(one, ids, "select"))
 
-    scores = {one.number: combined(one)[0] for one in finalists if one.number not in state.failed}
-    return max((one for one in finalists if one.number in scores), key=lambda one: (scores[one.number], -one.number))
+def _is_hopeless(state: State, runner: _Runner, leader: Candidate, whole: list[str]) -> bool:
+    seen = runner.order[: runner.seen]
+    measure = state.problem.measure
+    weight = dict(zip(whole, measure.weights(whole), strict=True))
+    differences = state.values(runner.candidate, seen) - state.values(leader, seen)
+    weights = np.array([weight[name] for name in seen])
+    alpha = alpha_of(ALPHA, runner.met)
+    return hopeless(differences, weights, len(whole), max(weight.values()), alpha)
+
+
+def _audit(state: State, runners: list[_Runner], leader: Candidate, whole: list[str]) -> Asking:
+    """Run some of the eliminated to the end and say whether giving them up was right."""
+    audited = [
+        one.candidate for one in runners if one.given_up and one.audited and one.candidate.number not in state.failed
+    ]
+    if audited and len(audited) * len(whole) <= state.left // 4:
+        yield from state.score([(one, whole) for one in audited])
+        wrong = sum(state.mean(one, whole) >= state.mean(leader, whole) for one in audited)
+        yield [
+            Note(f"Of {len(audited)} eliminated candidates run to the end as a check, {wrong} were eliminated wrongly.")
+        ]
+
+
+def choose(state: State, leader: Candidate, finalists: list[Candidate]) -> Candidate:
+    """The finalist with the best mean difference from the leader over search and select, each weighed by its precision.
+
+    The difference is shrunk towards none, as small samples exaggerate (`PRIOR`). Of equals the leader, then the earlier.
+    """
+
+    def difference(one: Candidate) -> float:
+        if one is leader:
+            return 0.0
+        total, precision = 0.0, PRIOR**-2
+        for split in ("search", "select"):
+            mean, error = state.paired(one, leader, split)
+            if 0 < error < np.inf:
+                total, precision = total + mean / error**2, precision + error**-2
+        return total / precision
+
+    usable = [one for one in finalists if one.number not in state.failed]
+    return max(usable, key=lambda one: (round(difference(one), 9), one is leader, -one.number))

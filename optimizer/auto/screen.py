@@ -21,7 +21,6 @@ def screen(state: State) -> Asking:
     more = (*ids, *state.fresh("search", SECOND, "screen"))
     best = ranked[:BEST]
     yield from state.score([(arm, more) for arm in best])
-    yield [state.close(arm) for arm in arms]
     best = _ranked(state, best, more)
     if best:
         yield [Recommend(best[0].place)]

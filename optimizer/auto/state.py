@@ -100,6 +100,10 @@ class State:
         smooth = float(measure.weights(ids) @ measure.values([known[name] for name in ids], "smooth"))
         return value + self.smooth_share * smooth if np.isfinite(smooth) else value
 
+    def seen_mean(self, candidate: Candidate) -> float:
+        """A candidate's objective on all search examples it was scored on."""
+        return self.mean(candidate, list(self.outcomes(candidate)))
+
     def paired(self, one: Candidate, other: Candidate, split: Split = "search") -> tuple[float, float]:
         """Mean and standard error of `one` minus `other` on the examples both were scored on."""
         theirs = self.outcomes(other, split)

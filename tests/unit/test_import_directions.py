@@ -19,7 +19,7 @@ TORCH_FREE = {"merging.recipe", "merging.groups", "merging.frozen"}
 HOMES = {
     "ray": {"optimizer/cluster.py"},
     "lm_eval": {"evaluators/harness/"},
-    "cmaes": {"optimizer/engines/cma_es.py"},
+    "cmaes": {"optimizer/engines/cma_es.py", "optimizer/auto/evolution.py"},
     "plotly": {"optimizer/plots.py", "optimizer/report_html.py"},
     "optuna_dashboard": {"optimizer/dashboard.py"},
     "vllm": {"evaluators/vllm/"},

@@ -28,7 +28,7 @@ def test_the_smallest_job_file_is_accepted_and_keeps_the_order_of_its_experts(tm
     job = read_job_file(_written(tmp_path, GOOD))
     assert list(job.models.experts) == ["math", "code"]
     assert job.method.name == "task_arithmetic"
-    assert job.search.engine == "cma-es"
+    assert job.search.engine == "auto"
     assert job.objectives() == ["score"]
 
 

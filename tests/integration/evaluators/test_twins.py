@@ -73,7 +73,11 @@ def losses_of(evaluator: Any, outcomes: Sequence[Outcome]) -> list[float]:
         item = evaluator._items[outcome.id]
         assert outcome.smooth is not None
         assert outcome.loglikelihood is not None
-        if item.asked.kind in ("generate_until", "loglikelihood"):
+        tokens = len(item.encoded[0][2]) if item.encoded else 1
+        if item.asked.kind == "generate_until":
+            likelihood = math.exp(outcome.loglikelihood / tokens * min(3, tokens))
+            found.append(-0.5 * math.log(likelihood + 0.1))
+        elif item.asked.kind == "loglikelihood":
             found.append(-outcome.loglikelihood / len(item.encoded[0][2]))
         else:
             found.append(-math.log(outcome.smooth))

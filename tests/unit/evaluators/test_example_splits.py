@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evaluators.documents import check_every_split, deal
 from evaluators.protocol import EvaluatorError
 from evaluators.shares import Limits, Splits
-from evaluators.splits import assign, content_hash, draw
+from evaluators.splits import assign, content_hash, draw, sameness
 
 
 def documents(count: int, start: int = 0) -> list[dict[str, object]]:
@@ -123,3 +124,114 @@ def test_a_document_falls_into_the_same_split_of_every_task() -> None:
 @given(st.text(alphabet="0123456789abcdef", min_size=16, max_size=16))
 def test_a_draw_is_a_share(content: str) -> None:
     assert 0 <= draw(content) < 1
+
+
+# ---- what is the same
+
+ALIKE = [
+    ({"q": "Is  it\tblue? ", "n": 1}, {"q": "is it blue?", "n": 1}),
+    ({"q": "\ufb01ve"}, {"q": "FIVE"}),
+    ({"q": "Stra\u00dfe"}, {"q": "STRASSE"}),
+    ({"choices": ["A ", "b"]}, {"choices": ["a", "B"]}),
+    ({"q": "caf\u00e9"}, {"q": "cafe\u0301"}),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), ALIKE)
+def test_case_spaces_and_unicode_forms_do_not_make_another_document(
+    one: dict[str, object], other: dict[str, object]
+) -> None:
+    assert sameness(one) == sameness(other)
+    rows = [*documents(40), one, other]
+    placed, counts = assign("t", None, rows, Splits())
+    assert counts.duplicates == 1
+    (kept,) = {row.id for row in placed} & {f"t:{content_hash(one)}", f"t:{content_hash(other)}"}
+    again, _ = assign("t", None, rows[::-1], Splits())
+    assert kept in {row.id for row in again}
+
+
+@pytest.mark.parametrize(("one", "other"), [({"q": "ab"}, {"q": "a b"}), ({"q": "1"}, {"q": 1}), ({"q": 1}, {"r": 1})])
+def test_other_words_types_and_fields_do(one: dict[str, object], other: dict[str, object]) -> None:
+    assert sameness(one) != sameness(other)
+
+
+def test_documents_that_ask_the_same_are_kept_once_where_the_task_says_what_it_asks() -> None:
+    rows = documents(50)
+    answered = [{**row, "answer": 9} for row in rows[:8]]
+    _, whole = assign("t", None, [*rows, *answered], Splits())
+    placed, asked = assign("t", None, [*rows, *answered], Splits(), question=lambda row: row["question"])
+    assert (whole.duplicates, asked.duplicates) == (0, 8)
+    assert len(placed) == 50
+
+
+def test_a_document_that_stands_among_the_test_documents_in_other_words_is_left_out() -> None:
+    test = [{"question": f"  Q{index} ", "answer": index % 4} for index in range(10)]
+    placed, counts = assign("t", documents(100), test, Splits())
+    assert counts.leaked == 10
+    assert {row.position for row in placed if row.origin == "validation"} == set(range(10, 100))
+
+
+# ---- the split that gradients are taken on
+
+
+def test_without_a_weight_there_is_no_gradient_example_and_no_other_split_changes() -> None:
+    for validation, test in ((None, documents(300)), (documents(300), documents(80, start=250))):
+        placed, counts = assign("t", validation, test, Splits(), training=documents(500, start=1000))
+        assert placed == assign("t", validation, test, Splits(gradient=0.0))[0]
+        assert counts.gradient == 0
+        assert {row.split for row in placed} == {"search", "select", "test"}
+
+
+def test_gradient_examples_come_from_validation_where_there_are_no_training_documents() -> None:
+    splits = Splits(gradient=0.25, search=0.45, select=0.1, test=0.2)
+    placed, counts = assign("t", documents(1600), documents(200, start=5000), splits)
+    assert {row.origin for row in placed if row.split == "gradient"} == {"validation"}
+    assert abs(counts.gradient - 500) < 60
+    assert counts.test == 200
+    one_kind, counts = assign("t", None, documents(2000), splits)
+    assert abs(counts.gradient - 500) < 80
+    assert splits_of(one_kind, "test") == splits_of(assign("t", None, documents(2000), Splits())[0], "test")
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_training_documents_are_for_the_gradient_and_spare_the_others(both: bool) -> None:
+    splits = Splits(gradient=0.3, search=0.6, select=0.2, test=0.2)
+    validation, test = (documents(1000), documents(200, start=5000)) if both else (None, documents(1000))
+    training = documents(3000, start=10_000)
+    placed, counts = assign("t", validation, test, splits, training=training)
+    rest = [row for row in placed if row.split != "gradient"]
+    assert rest == assign("t", validation, test, Splits())[0]
+    assert {row.origin for row in placed if row.split == "gradient"} == {"training"}
+    assert counts.gradient == -(-counts.search // 2)
+    assert counts.over_limit == 3000 - counts.gradient
+
+
+def test_a_limit_says_how_many_training_documents_are_taken() -> None:
+    splits = Splits(gradient=0.3)
+    training = documents(3000, start=10_000)
+    placed, counts = assign("t", None, documents(100), splits, Limits(gradient=2000), training)
+    assert counts.gradient == 2000
+    assert splits_of(placed, "gradient") == set(sorted(f"t:{content_hash(row)}" for row in training)[:2000])
+
+
+def test_a_training_document_that_is_scored_anywhere_is_left_out() -> None:
+    splits = Splits(gradient=0.3)
+    shared = [*documents(30), *documents(20, start=5000)]
+    training = [{"question": f"q{index}".upper(), "answer": index % 4} for index in (*range(30), *range(5000, 5020))]
+    placed, counts = assign(
+        "t", documents(200), documents(50, start=5000), splits, training=[*training, *documents(40, start=9000)]
+    )
+    assert counts.leaked == len(shared) == 50
+    assert {row.position for row in placed if row.split == "gradient"} == set(range(50, 90))
+
+
+def test_no_gradient_example_is_demanded_and_a_search_example_is() -> None:
+    placed, counts = assign("t", None, documents(40), Splits())
+    check_every_split("t", placed, counts)
+    with pytest.raises(EvaluatorError, match=r"`t` has none for `search` \(gradient 0, search 0, "):
+        check_every_split("t", [row for row in placed if row.split != "search"], assign("t", None, [], Splits())[1])
+
+
+def test_the_limit_of_the_gradient_split_holds_for_documents_of_any_evaluator() -> None:
+    dealt = deal("t", documents(400), Splits(gradient=0.5), Limits(gradient=7))
+    assert sum(example.split == "gradient" for example in dealt.examples) == dealt.counts.gradient == 7
