@@ -1,7 +1,13 @@
 """Say in plain sentences what a job found, and how sure that is."""
 
+from optimizer.normalised import mean_share, normalised
 from optimizer.results import Objective, Results, Standing, best_standing, completed, ranked
 from optimizer.statistics import Difference, Estimate
+
+TESTS = (
+    "Differences are of the same examples. p: McNemar's mid-p test for a single task of 0/1 scores, random sign flips "
+    "otherwise; intervals by the bootstrap (BCa)."
+)
 
 
 def headline(results: Results) -> list[str]:
@@ -11,12 +17,13 @@ def headline(results: Results) -> list[str]:
     if results.test:
         sentences += [text for objective in results.objectives for text in _on_test(results, objective)]
         sentences += _bounds(results.test, "test")
+        sentences += _normalised(results)
         sentences += _optimism(results)
     elif scored:
         sentences += _without_test(results)
     else:
         sentences.append("No trial has a score yet.")
-    return [*sentences, _cost(results), _openings(results)]
+    return [*sentences, *_front(results), _scored(results), _cost(results), _openings(results)]
 
 
 def score(value: float) -> str:
@@ -75,7 +82,7 @@ def _against(role: str, other: Standing, objective: Objective) -> str:
         return f"It was not compared example by example with {name}."
     detail = (
         f"paired difference {signed(difference.mean)}, 95 % interval {signed(difference.low)} to "
-        f"{signed(difference.high)}, {p_value(difference.p)}"
+        f"{signed(difference.high)}, {p_value(difference.p)}" + (f" ({difference.test})" if difference.test else "")
     )
     if not difference.distinguishable:
         return f"It is not distinguishable from {name}: {detail}."
@@ -162,7 +169,43 @@ def _interval(estimate: Estimate | Difference) -> str:
     return f"95 % interval {score(estimate.low)} to {score(estimate.high)}"
 
 
+def _normalised(results: Results) -> list[str]:
+    rows = normalised(results)
+    if not rows:
+        return []
+    if len(rows) == 1:
+        return [f"Normalised score {rows[0].share:.3f}: its test score is that share of {rows[0].parent}'s."]
+    worst = min(rows, key=lambda row: row.share)
+    return [
+        f"Normalised score {mean_share(rows):.3f}: the mean over {len(rows)} tasks of its test score as a share of the "
+        f"best parent's on the task; lowest on {worst.task}, {worst.share:.3f} of {worst.parent}."
+    ]
+
+
+def _front(results: Results) -> list[str]:
+    front = results.front
+    if front is None:
+        return []
+    above = ", ".join(f"{name} {score(value)}" for name, value in front.reference.items())
+    text = (
+        f"On the search split {plural(len(front.trials), 'trial')} {'is' if len(front.trials) == 1 else 'are'} beaten by "
+        f"no other on every objective; hypervolume {front.hypervolume:.4g} above {above}."
+    )
+    if front.knee is None:
+        return [text]
+    label = next((row.label for row in results.trials if row.number == front.knee), f"trial {front.knee}")
+    return [text, f"The front's knee is {label}; write it with: mergeopt export {results.job} DIR --trial {front.knee}"]
+
+
 def _cost(results: Results) -> str:
+    seconds = f"{results.seconds:,.0f} s of wall-clock time"
+    if not results.efe:
+        return f"Cost: {seconds}."
+    parts = ", ".join(f"{split} {spent:,}" for split, spent in results.efe.items())
+    return f"Cost: {sum(results.efe.values()):,} EFE ({parts}; test (not charged) {results.tested:,}) and {seconds}."
+
+
+def _scored(results: Results) -> str:
     failed = sum(trial.state == "failed" for trial in results.trials)
     scored = sum(trial.state == "complete" for trial in results.trials)
     text = f"{plural(results.examples_scored, 'example')} scored over {plural(scored, 'trial')}"

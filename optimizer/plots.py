@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
+from optimizer.front import undominated
 from optimizer.results import (
     Objective,
     Results,
@@ -334,7 +335,7 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def pareto(results: Results) -> go.Figure | None:
-    """Two objectives against each other on the search split, with the front of what nothing beats on both."""
+    """Two objectives against each other on the search split, with the front of what nothing beats on both, and its knee."""
     if len(results.objectives) != 2:
         return None
     first, second = results.objectives
@@ -342,7 +343,7 @@ def pareto(results: Results) -> go.Figure | None:
     if not rows:
         return None
     figure = go.Figure()
-    edge = sorted(front(keeping(rows), first, second), key=lambda row: row.values[first.name])
+    edge = sorted(undominated(keeping(rows), (first, second)), key=lambda row: row.values[first.name])
     line = {"color": LINE, "width": 1.5, "dash": "dot"}
     figure.add_trace(_points(edge, first, second, "front", {"mode": "lines", "line": line}))
     for origin, (name, colour, symbol, size) in ORIGIN_STYLES.items():
@@ -354,19 +355,11 @@ def pareto(results: Results) -> go.Figure | None:
     if best:
         marker = {"color": WINNER, "symbol": "star", "size": 14}
         figure.add_trace(_points(best, first, second, "winner", {"mode": "markers", "marker": marker}))
+    turn = [row for row in rows if results.front is not None and row.number == results.front.knee]
+    if turn:
+        ring = {"color": "rgba(0,0,0,0)", "size": 18, "line": {"color": LINE, "width": 2}}
+        figure.add_trace(_points(turn, first, second, "knee", {"mode": "markers", "marker": ring}))
     return _styled(figure, _axis(first), _axis(second), 420)
-
-
-def front(rows: Sequence[TrialRow], first: Objective, second: Objective) -> list[TrialRow]:
-    """The trials that no other trial matches on both objectives and beats on one."""
-    signs = np.array([1.0 if objective.higher_is_better else -1.0 for objective in (first, second)])
-    values = np.array([[row.values[first.name], row.values[second.name]] for row in rows]) * signs
-    kept = []
-    for row, value in zip(rows, values, strict=True):
-        beaten = (values >= value).all(axis=1) & (values > value).any(axis=1)
-        if not beaten.any():
-            kept.append(row)
-    return kept
 
 
 def _points(

@@ -16,9 +16,11 @@ from plotly.offline import get_plotlyjs
 
 from optimizer import plots
 from optimizer.cost import in_words
-from optimizer.headline import headline, p_value, plural, score, signed
+from optimizer.headline import TESTS, headline, p_value, plural, score, signed
+from optimizer.normalised import mean_share, normalised
 from optimizer.report_page import STYLE, page
 from optimizer.results import (
+    Front,
     Objective,
     Results,
     Standing,
@@ -94,6 +96,7 @@ class Part:
     note: str = ""
     blocks: list[Block] = field(default_factory=list)
     folded: bool = False
+    sentences: list[str] = field(default_factory=list)
 
 
 def write(results: Results, path: Path, importances: Mapping[str, float] | None = None) -> None:
@@ -118,9 +121,11 @@ def render(results: Results, importances: Mapping[str, float] | None = None) -> 
     Without them rank correlations are shown, where there are trials enough.
     """
     parts = [
+        *([Part("What the search decided", sentences=list(results.notes))] if results.notes else []),
         *_standings(results),
         *_bounds(results),
         *_tasks(results),
+        *_normalised(results),
         *_search(results),
         *_front(results),
         *_coefficients(results),
@@ -172,7 +177,7 @@ def _standings(results: Results) -> list[Part]:
             title = objective.name if len(results.objectives) > 1 else ""
             blocks += _figure(plots.standings(standings, objective), f"standings-{split.lower()}-{index}", title)
             blocks.append(Block(grid=_standing_grid(standings, objective)))
-        note = "95 % intervals. The difference is the winner's score minus the model's, on the same examples."
+        note = f"95 % intervals. The difference is the winner's score minus the model's. {TESTS}"
         parts.append(
             Part(
                 f"Standings on the {split.lower()} split",
@@ -246,8 +251,25 @@ def _tasks(results: Results) -> list[Part]:
     compared = [standing for standing in standings if standing.task_difference]
     if compared:
         blocks.append(Block("Winner minus model", grid=_task_difference_grid(results, compared)))
-    note = f"On the {split} split, 95 % intervals. p-values are adjusted over the tasks (Holm)."
+    note = f"On the {split} split, 95 % intervals. p-values are adjusted over the tasks (Holm). {TESTS}"
     return [Part("Scores by task", note, blocks)]
+
+
+def _normalised(results: Results) -> list[Part]:
+    """The winner's test score on each task as a share of the best parent's."""
+    rows = normalised(results)
+    if not rows:
+        return []
+    head = [Column("task", False), Column("winner"), Column("best parent", False), Column("its score"), Column("share")]
+    grid = [
+        Row(
+            [Cell(row.task), Cell(score(row.merged)), Cell(row.parent), Cell(score(row.best)), Cell(f"{row.share:.3f}")]
+        )
+        for row in rows
+    ]
+    grid.append(Row([Cell("mean over tasks"), *[Cell("")] * 3, Cell(f"{mean_share(rows):.3f}")], winner=True))
+    note = "The winner's test score as a share of the best parent's on the task: 1 is as good as the expert."
+    return [Part("Normalised scores", note, [Block(grid=Grid(head, grid))])]
 
 
 def _task_head(results: Results) -> list[Column]:
@@ -322,8 +344,25 @@ def _search(results: Results) -> list[Part]:
 
 def _front(results: Results) -> list[Part]:
     blocks = _figure(plots.pareto(results), "pareto")
-    note = "Search split. The dotted line joins the trials that no other trial beats on both objectives."
-    return [Part("Trade-off", note, blocks)] if blocks else []
+    note = "Search split, optimistic. "
+    if blocks:
+        note += "The dotted line joins the trials that no other trial beats on both objectives. "
+    if results.front is not None:
+        blocks.append(Block(grid=_front_grid(results, results.front)))
+        note += "Every trial of the front can be exported: mergeopt export JOB DIR --trial N."
+    return [Part("Trade-off", note.strip(), blocks)] if blocks else []
+
+
+def _front_grid(results: Results, front: Front) -> Grid:
+    head = [Column("trial"), Column("model", False), *(Column(o.name) for o in results.objectives), Column("", False)]
+    rows = []
+    for row in ranked(results, results.objective):
+        if row.number in front.trials:
+            values = [Cell(score(row.values[objective.name])) for objective in results.objectives]
+            mark = Cell("knee" if row.number == front.knee else "")
+            cells = [Cell(str(row.number), style="number"), Cell(row.label), *values, mark]
+            rows.append(Row(cells, row.number == results.winner))
+    return Grid(head, rows)
 
 
 def _coefficients(results: Results) -> list[Part]:
@@ -361,11 +400,14 @@ def _trials(results: Results) -> list[Part]:
     head += [Column("examples"), Column("seconds"), Column("digest", False)]
     grid = Grid(head, [_trial(results, row) for row in rows[:_TOP_TRIALS]])
     title = f"Best {min(_TOP_TRIALS, len(rows))} of {len(rows)} scored trials"
-    return [Part(title, "Search split, optimistic.", [Block(grid=grid)])]
+    note = "Search split, optimistic. ± is one standard error, where it is known."
+    return [Part(title, note, [Block(grid=grid)])]
 
 
 def _trial(results: Results, row: TrialRow) -> Row:
     values = [Cell(score(row.values[o.name]) if o.name in row.values else "") for o in results.objectives]
+    if row.standard_error is not None and values[0].text:
+        values[0] = Cell(values[0].text, f"± {row.standard_error:.4f}")
     cells = [Cell(str(row.number), style="number"), Cell(row.label), Cell(row.origin), *values]
     cells += [
         *_task_cells(results, row),
@@ -412,6 +454,8 @@ def _settings(results: Results) -> dict[str, str]:
         "budget": ", ".join(f"{name} {value:g}" for name, value in results.budget.items()),
         "tasks": tasks,
         "splits": ", ".join(f"{name} {count:,} examples" for name, count in results.splits.items()),
+        "cost": ", ".join(f"{split} {spent:,} EFE" for split, spent in results.efe.items()),
+        "test (not charged)": f"{results.tested:,} examples scored" if results.tested else "",
         "wall time": f"{results.seconds:,.0f} s",
         "created": results.created,
         "versions": ", ".join(f"{name} {version}" for name, version in results.versions.items()),

@@ -99,6 +99,8 @@ _PAGE = """\
 {%- endmacro -%}
 {%- macro body(part) -%}
 {% if part.note %}<p class="note">{{ part.note }}</p>{% endif %}
+{% if part.sentences %}<ul class="headline">{% for sentence in part.sentences %}<li>{{ sentence }}</li>
+{% endfor %}</ul>{% endif %}
 {% for block in part.blocks %}
 {% if block.title %}<h3>{{ block.title }}</h3>{% endif %}
 {% if block.figure %}<div class="figure">{{ block.figure }}</div>{% endif %}

@@ -1,6 +1,7 @@
 """Print a job's results as tables for the terminal."""
 
 import io
+from collections.abc import Iterable
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -8,24 +9,27 @@ from rich.table import Table
 from rich.text import Text
 
 from optimizer.cost import in_words
-from optimizer.headline import headline, p_value, score, signed
+from optimizer.headline import TESTS, headline, p_value, plural, score, signed
+from optimizer.normalised import mean_share, normalised
 from optimizer.results import (
     ByExpert,
     Objective,
     Results,
     Standing,
+    TrialRow,
     by_expert,
     ranked,
     reason,
     sorted_standings,
     winner_label,
 )
-from optimizer.statistics import Estimate
+from optimizer.statistics import Difference, Estimate
 
 # A title and what stands under it.
 Section = tuple[str, RenderableType]
 
 TOP = 10
+FRONT = 20
 # What fits side by side in 80 columns.
 _LAYERS_A_BLOCK = 8
 _TASKS_A_BLOCK = 3
@@ -45,12 +49,16 @@ def text(results: Results, width: int = 80) -> str:
 
 def render(results: Results) -> Group:
     """The report as one rich renderable: sentences, standings, tasks, trials, coefficients."""
-    sections: list[Section] = [("", _summary(results)), ("", _sentences(results))]
+    sections: list[Section] = [("", _summary(results)), ("", _sentences(headline(results)))]
+    sections += [("What the search decided", _sentences(results.notes))] if results.notes else []
     standings, split = (results.test, "Test split") if results.test else (results.select, "Select split")
     if standings:
         sections += [_standings(objective, standings, split) for objective in results.objectives]
         sections += _bounds(standings, split)
         sections += _by_task(results, standings)
+        sections += _task_differences(results, standings)
+        sections += _normalised(results)
+    sections += _front(results)
     sections += [_trials(results), *_failures(results), *_coefficients(results), *_cost(results)]
     parts: list[RenderableType] = []
     for title, content in sections:
@@ -108,8 +116,8 @@ def _cost(results: Results) -> list[Section]:
     return [("Where the time went", table), ("", _t(in_words(cost)))]
 
 
-def _sentences(results: Results) -> Text:
-    return Text("\n").join([_t(sentence) for sentence in headline(results)])
+def _sentences(sentences: Iterable[str]) -> Text:
+    return Text("\n").join([_t(sentence) for sentence in sentences])
 
 
 def _standings(objective: Objective, standings: tuple[Standing, ...], split: str) -> Section:
@@ -175,6 +183,68 @@ def _by_task(results: Results, standings: tuple[Standing, ...]) -> list[Section]
     return found
 
 
+def _task_differences(results: Results, standings: tuple[Standing, ...]) -> list[Section]:
+    """The winner minus every other model on each task, a table for every few tasks."""
+    compared = [one for one in sorted_standings(standings, results.objective) if one.task_difference]
+    if not compared or len(results.tasks) < 2:
+        return []
+    found: list[Section] = []
+    for start in range(0, len(results.tasks), _TASKS_A_BLOCK):
+        tasks = results.tasks[start : start + _TASKS_A_BLOCK]
+        table = _table()
+        table.add_column("model", overflow="fold")
+        for task in tasks:
+            table.add_column(_t(task.name), justify="right", overflow="fold")
+        for standing in compared:
+            cells = [_difference((standing.task_difference or {}).get(task.name)) for task in tasks]
+            table.add_row(_t(standing.label), *cells)
+        title = "Winner minus model by task (p adjusted over the tasks by Holm)"
+        found.append((title if start == 0 else "Winner minus model by task, continued", table))
+    return [*found, ("", _t(TESTS))]
+
+
+def _difference(difference: Difference | None) -> Text:
+    if difference is None:
+        return Text("-")
+    under = f"{difference.low:+z.3f} to {difference.high:+z.3f}\n{p_value(difference.p)}"
+    return Text(f"{difference.mean:+z.3f}\n{under}")
+
+
+def _normalised(results: Results) -> list[Section]:
+    """The winner's test score on each task as a share of the best parent's."""
+    rows = normalised(results)
+    if not rows:
+        return []
+    table = _table()
+    for name, justify in (("task", "left"), ("winner", "right"), ("best parent", "left"), ("its score", "right")):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    table.add_column("share", justify="right")
+    for row in rows:
+        table.add_row(_t(row.task), score(row.merged), _t(row.parent), score(row.best), f"{row.share:.3f}")
+    table.add_row("mean over tasks", "", "", "", f"{mean_share(rows):.3f}")
+    return [("Normalised scores on the test split", table)]
+
+
+def _front(results: Results) -> list[Section]:
+    """The trials of the front, by the first objective."""
+    front = results.front
+    if front is None:
+        return []
+    table = _table()
+    table.add_column("trial", justify="right")
+    table.add_column("model", overflow="fold")
+    for objective in results.objectives:
+        table.add_column(_t(objective.name), justify="right", overflow="fold")
+    table.add_column("")
+    rows = [row for row in ranked(results, results.objective) if row.number in front.trials]
+    for row in rows[:FRONT]:
+        mark = "knee" if row.number == front.knee else ""
+        values = [_t(score(row.values[objective.name])) for objective in results.objectives]
+        table.add_row(str(row.number), _t(row.label), *values, mark)
+    shown = f", {FRONT} shown" if len(rows) > FRONT else ""
+    return [(f"Front of the objectives on the search split (optimistic): {plural(len(rows), 'trial')}{shown}", table)]
+
+
 def _style(standing: Standing) -> str:
     return "bold" if standing.kind == "winner" else ""
 
@@ -191,11 +261,20 @@ def _trials(results: Results) -> Section:
     table.add_column("examples", justify="right")
     table.add_column("digest", overflow="fold")
     for row in rows[:TOP]:
-        values = [_t(score(row.values[o.name]) if o.name in row.values else "-") for o in results.objectives]
+        values = [_t(_value(row, objective, results)) for objective in results.objectives]
         style = "bold" if row.number == results.winner else ""
         label = row.label if row.beyond == 0 else f"{row.label} (beyond a bound)"
         table.add_row(str(row.number), _t(label, style), *values, f"{row.examples:,}", _t(row.digest[:12]))
-    return f"Best {min(TOP, len(rows))} of {len(rows)} scored trials on the search split (optimistic)", table
+    note = "; ± one standard error" if any(row.standard_error is not None for row in rows[:TOP]) else ""
+    return f"Best {min(TOP, len(rows))} of {len(rows)} scored trials on the search split (optimistic{note})", table
+
+
+def _value(row: TrialRow, objective: Objective, results: Results) -> str:
+    """The trial's estimate, with its standard error where that is known: of the first objective."""
+    if objective.name not in row.values:
+        return "-"
+    error = row.standard_error if objective == results.objective else None
+    return score(row.values[objective.name]) + (f" ±{error:.4f}" if error is not None else "")
 
 
 def _failures(results: Results) -> list[Section]:

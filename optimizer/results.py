@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter
@@ -69,7 +70,8 @@ class TrialRow:
     0.64}`, `smooth` only where the task has one. Both are empty for a trial without a score. `examples`
     counts the examples scored for this trial, `seconds` the worker time; `started` and `finished` are ISO
     8601 times. `cost` is None where a trial was scored by an attempt that died before it told. `beyond` is by how much
-    it breaks the job's bounds in all, 0 where it keeps them.
+    it breaks the job's bounds in all, 0 where it keeps them. `standard_error` is that of the first objective's
+    estimate; None where it is not known.
     """
 
     number: int
@@ -87,6 +89,22 @@ class TrialRow:
     finished: str | None = None
     cost: Cost | None = None
     beyond: float = 0.0
+    standard_error: float | None = None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Front:
+    """The trials that no other trial beats on every objective, by their estimates on the search split.
+
+    `trials` are their numbers in order. `hypervolume` is the volume that they dominate above `reference` (a value per
+    objective), in the product of the objectives' units. `knee` is the trial that lies furthest above the plane through
+    the front's extremes, None where none lies above it.
+    """
+
+    trials: tuple[int, ...]
+    hypervolume: float
+    reference: dict[str, float]
+    knee: int | None
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -131,6 +149,10 @@ class Results:
     means the search score was too good; the first objective's, None before the test. `test_openings` counts
     how often the test split was looked at. `coefficients` are the winner's: group, then expert. `budget` and
     `seconds` (wall time) describe the run; `versions` names the software; `created` is an ISO 8601 time.
+
+    `efe` is the cost by split (gradient, search, select): 1 for a scored example, 3 for one in a gradient batch.
+    `tested` counts the examples scored on the test split, which are nobody's search and are not charged. `notes` are
+    sentences on what the search decided and why. `front` is None unless there are several objectives.
     """
 
     job: str
@@ -158,6 +180,10 @@ class Results:
     experts: tuple[str, ...] = ()
     signal: str = "metric"
     error: str | None = None
+    efe: dict[str, int] = field(default_factory=dict)
+    tested: int = 0
+    notes: tuple[str, ...] = ()
+    front: Front | None = None
 
     @property
     def cost(self) -> Cost | None:

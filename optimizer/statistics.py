@@ -16,17 +16,21 @@ Which interval is used, and why:
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Values = Sequence[float] | Array
+Test = Literal["McNemar's mid-p", "sign flips"]
 # task -> example id -> score
 ById = Mapping[str, Mapping[str, float]]
 
+MCNEMAR: Test = "McNemar's mid-p"
+SIGN_FLIPS: Test = "sign flips"
 CONFIDENCE = 0.95
 RESAMPLES = 5_000
 # Keeps the index matrix of one resampling step near 32 MB, whatever the number of examples.
@@ -48,7 +52,8 @@ class Estimate:
 class Difference:
     """A paired difference, first minus second, over the same `n` examples.
 
-    `changed` of them scored differently. `p` is the two-sided p-value of "no difference".
+    `changed` of them scored differently. `p` is the two-sided p-value of "no difference", `test` what it was taken
+    from; None in results from before that was kept.
     """
 
     mean: float
@@ -57,6 +62,7 @@ class Difference:
     n: int
     p: float
     changed: int
+    test: Test | None = None
 
     @property
     def distinguishable(self) -> bool:
@@ -106,12 +112,12 @@ def paired_difference(
     low, high = _bca(differences, shares, mean, rng, resamples)
     tasks = list(differences)
     if len(tasks) == 1 and _is_binary_pair(a[tasks[0]], b[tasks[0]]):
-        p = mcnemar(differences[tasks[0]])
+        p, test = mcnemar(differences[tasks[0]]), MCNEMAR
     else:
-        p = _sign_flip(differences, shares, mean, rng, resamples)
+        p, test = _sign_flip(differences, shares, mean, rng, resamples), SIGN_FLIPS
     n = sum(values.size for values in differences.values())
     changed = sum(int(np.count_nonzero(values)) for values in differences.values())
-    return Difference(mean, low, high, n, p, changed)
+    return Difference(mean, low, high, n, p, changed, test)
 
 
 def differences_by_task(
@@ -121,7 +127,7 @@ def differences_by_task(
     _same_tasks(a, b)
     found = {task: paired_difference({task: a[task]}, {task: b[task]}, {task: 1.0}, rng, resamples) for task in a}
     adjusted = holm({task: difference.p for task, difference in found.items()})
-    return {task: Difference(d.mean, d.low, d.high, d.n, adjusted[task], d.changed) for task, d in found.items()}
+    return {task: replace(difference, p=adjusted[task]) for task, difference in found.items()}
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:

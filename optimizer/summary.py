@@ -1,7 +1,7 @@
 """Put a job's rows, trials and outcomes together into what a report shows."""
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import numpy as np
@@ -10,12 +10,16 @@ import optuna
 from evaluators.aggregate import objectives
 from evaluators.bounds import Bound
 from evaluators.protocol import Outcome, Split, Task
+from optimizer.auto.state import DIFFERENTIATED, SCORED
 from optimizer.bounds import broken, label_of_model
 from optimizer.coordinator import label_of, recipe_of
 from optimizer.cost import Cost
 from optimizer.evidence import Evidence
 from optimizer.finish import Ending, baseline_trials
+from optimizer.front import front_of
+from optimizer.gradients import gradient_looks
 from optimizer.jobs import Job
+from optimizer.outcomes import scored_count
 from optimizer.plan import Plan
 from optimizer.results import Kept, Kind, Objective, Results, Standing, TaskInfo, TrialRow
 from optimizer.results import TrialState as RowState
@@ -25,6 +29,7 @@ from optimizer.study import all_trials
 
 Scores = dict[str, dict[str, float]]  # task, then example id
 
+NOTES = "notes"  # of the study: sentences on what its search decided
 VERSIONS = ("mergeopt", "torch", "transformers", "lm_eval", "optuna", "ray", "cmaes")
 
 
@@ -46,15 +51,18 @@ class Summary:
     def results(self, ending: Ending | None, state: str, seconds: float, test_openings: int) -> Results:
         """The job as it stands; `ending` is None until a winner has been chosen."""
         winner = ending.winner if ending else None
+        scored = scored_count(self._evidence.database, self._job.id)
+        trials = tuple(self._row(trial) for trial in self._trials)
+        objectives = tuple(Objective(name) for name in self._spec.objectives())
         test = self._standings(ending, [winner, *baseline_trials(self._study)], "test") if ending else []
         return Results(
             job=self._job.name,
             state=state,
-            engine=self._spec.search.engine,
+            engine=describe_engine(self._spec),
             method=self._spec.method.name,
             space=describe_space(self._spec, len(self._plan.space(self._spec).distributions())),
             seed=self._spec.search.seed,
-            objectives=tuple(Objective(name) for name in self._spec.objectives()),
+            objectives=objectives,
             tasks=tuple(
                 TaskInfo(
                     task.name,
@@ -67,7 +75,7 @@ class Summary:
                 for task in self._tasks
             ),
             splits=dict(self._plan.examples),
-            trials=tuple(self._row(trial) for trial in self._trials),
+            trials=trials,
             select=tuple(self._standings(ending, list(ending.finalists), "select") if ending else []),
             test=tuple(test),
             winner=winner,
@@ -83,7 +91,15 @@ class Summary:
             experts=tuple(self._spec.models.experts),
             signal=self._spec.search.signal,
             error=self._job.error,
+            efe=efe(scored, self._gradient_examples()),
+            tested=scored.get("test", 0),
+            notes=tuple(self._study.user_attrs.get(NOTES, ())),
+            front=front_of(trials, objectives),
         )
+
+    def _gradient_examples(self) -> int:
+        found = gradient_looks(self._evidence.database, self._job.id)
+        return found.examples if found is not None else 0
 
     def _row(self, trial: optuna.trial.FrozenTrial) -> TrialRow:
         attributes = trial.user_attrs
@@ -108,6 +124,7 @@ class Summary:
             finished=_iso(trial.datetime_complete),
             cost=Cost(**attributes["cost"]) if "cost" in attributes else None,
             beyond=broken(trial),
+            standard_error=attributes.get("standard_error", {}).get(self._spec.objectives()[0]) if scored else None,
         )
 
     def _standings(self, ending: Ending, numbers: Sequence[int | None], split: Split) -> list[Standing]:
@@ -226,6 +243,18 @@ _STATES: dict[optuna.trial.TrialState, RowState] = {
     optuna.trial.TrialState.FAIL: "failed",
     optuna.trial.TrialState.PRUNED: "failed",
 }
+
+
+def efe(scored: Mapping[str, int], differentiated: int) -> dict[str, int]:
+    """What was spent, by split: 1 for a scored example and 3 for one in a gradient batch. The test split costs nothing."""
+    spent = {"gradient": DIFFERENTIATED * differentiated}
+    return spent | {split: SCORED * scored.get(split, 0) for split in ("search", "select")}
+
+
+def describe_engine(spec: JobFile) -> str:
+    """The engine the job names, and what that came to where it is another: `auto (nsga2)`."""
+    named, came_to = spec.search.engine, spec.engine()
+    return named if came_to == named else f"{named} ({came_to})"
 
 
 def describe_space(spec: JobFile, parameters: int) -> str:

@@ -1,5 +1,6 @@
 """Closed-form merges are written once as ordinary checkpoints and found again."""
 
+import fcntl
 import json
 import multiprocessing
 import shutil
@@ -191,6 +192,19 @@ def test_two_processes_that_want_the_same_make_it_once(zoo: Path, tmp_path: Path
         process.join()
     assert found[0] == found[1]
     assert len([one for one in (tmp_path / "v").iterdir() if one.is_dir()]) == 1
+
+
+def test_nobody_else_makes_one_while_it_is_being_made(zoo: Path, tmp_path: Path) -> None:
+    template = known(zoo)
+    collect = files_of(zoo, template, "gram", tmp_path)
+
+    def busy(expert: str) -> Path:
+        (lock,) = (tmp_path / "v").glob("*.lock")
+        with lock.open("w") as stream, pytest.raises(BlockingIOError):
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return collect(expert)
+
+    make_virtual("regmean", template, tmp_path / "v", Calibration(EXAMPLES, busy))
 
 
 def test_ties_and_iso_are_their_methods_at_weight_one(zoo: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import sample
 
 from optimizer import plots
+from optimizer.front import undominated
 from optimizer.report_html import render, write
 from optimizer.results import Objective, Results
 from optimizer.statistics import Difference
@@ -242,7 +243,7 @@ def test_the_front_is_what_nothing_beats() -> None:
     results = sample.two_objectives()
     skill, perplexity = results.objectives
     rows = [row for row in results.trials if row.values]
-    kept = plots.front(rows, skill, perplexity)
+    kept = undominated(rows, (skill, perplexity))
     for row in rows:
         s, p = row.values["skill"], row.values["perplexity"]
         beaten = any(o.values["skill"] >= s and o.values["perplexity"] <= p and o.values != row.values for o in rows)

@@ -1,0 +1,146 @@
+"""A job searched by the strategy `auto`: its trials, its money, and what a crash leaves of it."""
+
+import math
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from optimizer.auto.conductor import NOTES
+from optimizer.errors import JobFailed
+from optimizer.gradients import read_gradients
+from optimizer.outcomes import scored_count
+from optimizer.pool import Answer, Unit
+from optimizer.scorer import Interrupted
+from optimizer.study import all_trials
+from tests.integration.search.auto_bench import AutoBench, auto_job, differentiated, let_go, pool_of
+from tests.integration.search.bench import dies_after, formula, scored, told
+
+
+def test_it_finds_a_better_merge_than_every_warm_start_and_says_which(tmp_path: Path) -> None:
+    bench = AutoBench(tmp_path)
+    pool = pool_of()
+    conductor = bench.conductor(pool)
+    ending = conductor.search()
+    trials = all_trials(conductor.study)
+    tests = [f"{task}:test{number}" for task in ("north_task", "south_task") for number in range(60)]
+
+    def quality(number: int) -> float:
+        recipe = conductor.recipe(trials[number]).model_dump(mode="json")
+        return math.fsum(formula(recipe, name) for name in tests) / len(tests)
+
+    baselines = [trial.number for trial in trials if trial.user_attrs["origin"] == "baseline"]
+    assert quality(ending.winner) > max(map(quality, baselines)) + 0.05
+    assert ending.winner in ending.finalists
+
+
+def test_every_candidate_is_a_trial_that_ends_with_an_estimate_its_examples_and_its_error(tmp_path: Path) -> None:
+    bench = AutoBench(tmp_path)
+    conductor = bench.conductor(pool_of())
+    conductor.search()
+    for trial in all_trials(conductor.study):
+        assert trial.state == TrialState.COMPLETE
+        assert trial.user_attrs["examples"] >= 2
+        assert "score" in trial.user_attrs["standard_error"]
+
+
+def test_the_test_split_is_not_looked_at_and_the_budget_is_kept(tmp_path: Path) -> None:
+    bench = AutoBench(tmp_path)
+    pool = pool_of()
+    conductor = bench.conductor(pool)
+    conductor.search()
+    counts = scored_count(bench.database, conductor.evidence.job_id)
+    assert set(counts) <= {"search", "select"}
+    gradient = sum(len(row.positions) for row in read_gradients(bench.database, conductor.evidence.job_id))
+    assert gradient > 0
+    assert sum(counts.values()) + 3 * gradient <= 9000
+
+
+@pytest.mark.parametrize("workers", [1, 5])
+def test_a_search_torn_many_times_goes_the_way_of_an_undisturbed_one(tmp_path: Path, workers: int) -> None:
+    (tmp_path / "calm").mkdir()
+    (tmp_path / "torn").mkdir()
+    calm = AutoBench(tmp_path / "calm")
+    undisturbed = calm.conductor(pool_of(workers))
+    expected = undisturbed.search()
+
+    torn = AutoBench(tmp_path / "torn")
+    for calls in (3, 9, 27, 40, 60):
+        dying = torn.conductor(pool_of(workers), dies_after(calls))
+        with pytest.raises(Interrupted):
+            dying.search()
+        let_go(dying)
+    last = torn.conductor(pool_of(workers))
+    assert last.search() == expected
+    assert told(last.study) == told(undisturbed.study)
+    assert scored_count(torn.database, last.evidence.job_id) == scored_count(
+        calm.database, undisturbed.evidence.job_id
+    )
+
+
+def test_nothing_is_scored_again_when_a_finished_search_is_opened(tmp_path: Path) -> None:
+    bench = AutoBench(tmp_path)
+    first = bench.conductor(pool_of())
+    ending = first.search()
+    let_go(first)
+    pool = pool_of()
+    assert bench.conductor(pool).search() == ending
+    assert pool.asked == []
+
+
+def test_one_ask_is_shared_among_the_workers_that_would_wait(tmp_path: Path) -> None:
+    bench = AutoBench(tmp_path)
+    conductor = bench.conductor(pool_of(workers=4))
+    conductor.search()
+    shards = [row.shard for row in read_gradients(bench.database, conductor.evidence.job_id)]
+    assert max(shards) >= 1
+
+
+def test_without_a_gradient_the_reason_is_in_the_notes_and_the_search_goes_on(tmp_path: Path) -> None:
+    bench = AutoBench(tmp_path, no_gradient="`ties` is not linear in its coefficients")
+    pool = pool_of()
+    conductor = bench.conductor(pool)
+    conductor.search()
+    assert all(unit.scales is None for unit in pool.asked)
+    assert "`ties` is not linear" in conductor.study.user_attrs[NOTES][0]
+
+
+def test_a_merge_that_fails_is_told_so_and_the_search_goes_on(tmp_path: Path) -> None:
+    def change(unit: Unit) -> Answer | None:
+        return scored(unit, error="weights are NaN") if unit.key in ("2/search", "11/search") else None
+
+    bench = AutoBench(tmp_path)
+    conductor = bench.conductor(pool_of(change=change))
+    conductor.search()
+    failed = [trial for trial in all_trials(conductor.study) if trial.state == TrialState.FAIL]
+    assert [trial.user_attrs["error"] for trial in failed] == ["weights are NaN"] * 2
+
+
+def test_a_gradient_that_fails_is_noted_and_the_search_goes_on_without(tmp_path: Path) -> None:
+    def change(unit: Unit) -> Answer | None:
+        return differentiated(unit, error="loss is NaN") if unit.scales is not None else None
+
+    bench = AutoBench(tmp_path)
+    conductor = bench.conductor(pool_of(change=change))
+    conductor.search()
+    assert any("loss is NaN" in note for note in conductor.study.user_attrs[NOTES])
+
+
+def test_a_job_in_which_no_merge_can_be_scored_fails_with_the_reason(tmp_path: Path) -> None:
+    bench = AutoBench(tmp_path)
+    conductor = bench.conductor(pool_of(change=lambda unit: scored(unit, error="weights are NaN")))
+    with pytest.raises(JobFailed, match="weights are NaN"):
+        conductor.search()
+
+
+def test_a_budget_of_minutes_ends_the_search_and_stays_ended(tmp_path: Path) -> None:
+    bench = AutoBench(tmp_path, auto_job(budget={"minutes": 1e-9}))
+    kept: list[int] = []
+    first = bench.conductor(pool_of(), say_time_is_up=kept.append)
+    ending = first.search()
+    assert len(kept) == 1
+    trials = len(all_trials(first.study))
+    let_go(first)
+    again = bench.conductor(pool_of(), time_was_up=kept[0])
+    assert again.search() == ending
+    assert len(all_trials(again.study)) == trials
