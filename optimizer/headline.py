@@ -188,8 +188,8 @@ def _front(results: Results) -> list[str]:
         return []
     above = ", ".join(f"{name} {score(value)}" for name, value in front.reference.items())
     text = (
-        f"On the search split {plural(len(front.trials), 'trial')} {'is' if len(front.trials) == 1 else 'are'} beaten by "
-        f"no other on every objective; hypervolume {front.hypervolume:.4g} above {above}."
+        f"The front on the search split has {plural(len(front.trials), 'trial')}: no other is as good on every "
+        f"objective and better on one. It covers a hypervolume of {front.hypervolume:.4g} above {above}."
     )
     if front.knee is None:
         return [text]

@@ -335,7 +335,7 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def pareto(results: Results) -> go.Figure | None:
-    """Two objectives against each other on the search split, with the front of what nothing beats on both, and its knee."""
+    """Two objectives against each other on the search split, with the front of what nothing beats, and its knee."""
     if len(results.objectives) != 2:
         return None
     first, second = results.objectives

@@ -87,12 +87,13 @@ def _facts(job: Job, results: Results) -> list[tuple[str, str]]:
         ),
         ("examples", ", ".join(f"{count} {split}" for split, count in results.splits.items())),
         ("trials", counted),
-        ("cost", ", ".join(f"{split} {spent:,} EFE" for split, spent in results.efe.items()) or "nothing yet"),
         ("time", clock(results.seconds)),
         ("remote code", "allowed for the models" if job.spec["trust_remote_code"] else "not allowed"),
         ("task code", "allowed" if job.spec["trust_task_code"] else "not allowed"),
         ("folder", job.folder),
     ]
+    if results.efe:
+        facts.append(("cost", ", ".join(f"{split} {spent:,} EFE" for split, spent in results.efe.items())))
     if job.owner:
         facts.append(("held by", job.owner))
     if job.error:

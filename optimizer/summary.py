@@ -246,7 +246,7 @@ _STATES: dict[optuna.trial.TrialState, RowState] = {
 
 
 def efe(scored: Mapping[str, int], differentiated: int) -> dict[str, int]:
-    """What was spent, by split: 1 for a scored example and 3 for one in a gradient batch. The test split costs nothing."""
+    """What the search spent, by split: 1 for a scored example, 3 for one in a gradient batch."""
     spent = {"gradient": DIFFERENTIATED * differentiated}
     return spent | {split: SCORED * scored.get(split, 0) for split in ("search", "select")}
 

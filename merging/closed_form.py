@@ -1,0 +1,196 @@
+"""Merge whole models by a closed form that needs statistics of every expert: RegMean, or Fisher."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from merging.errors import MergeError
+from merging.folder import (
+    _complete_or_absent,
+    _copy_companions,
+    _shards,
+    _sync,
+    _write_config,
+    _write_text,
+)
+from merging.groups import is_merged
+from merging.materialize import take_into
+from merging.methods.fisher import fisher_average
+from merging.methods.regmean import regmean
+from merging.pieces import pieces
+from merging.recipe import Recipe
+from merging.sources import Sources
+from merging.statistics import Statistics
+from merging.weight_files import SUFFIX, index_name
+
+Merged = Callable[[str, Sequence[Tensor]], Tensor | None]
+"""A tensor's name and the experts' tensors to the merge in float32; None where the experts are averaged."""
+
+
+def regmean_tensors(sources: Sources, statistics: Mapping[str, Statistics]) -> Iterator[tuple[str, Tensor]]:
+    """RegMean: the least squares merge of every linear layer, the average of other tensors (see `regmean`).
+
+    `statistics` are the Gram matrices of every expert of `sources`. Names, order and dtypes are those of `materialize`.
+    Layers that some expert has no Gram matrix for are averaged. Raises `MergeError` for statistics that do not fit.
+    """
+    opened = _opened(sources, statistics, "gram")
+
+    def merged(name: str, experts: Sequence[Tensor]) -> Tensor | None:
+        if not all(name in one.names for one in opened):
+            return None
+        grams = [one.tensor(name) for one in opened]
+        turned = [name in one.inputs_first for one in opened]
+        if turned[0]:
+            experts = [expert.T for expert in experts]
+        inputs = experts[0].shape[-1]
+        if len(set(turned)) > 1 or any(gram.shape != (inputs, inputs) for gram in grams):
+            raise MergeError(
+                f"the Gram matrices of `{name}` must be {inputs} by {inputs} for every expert, but one is not; collect "
+                "them from these models."
+            )
+        try:
+            found = regmean(experts, grams)
+        except MergeError as error:
+            raise MergeError(f"`{name}`: {error}") from error
+        return found.T if turned[0] else found
+
+    return _tensors(sources, merged)
+
+
+def fisher_tensors(sources: Sources, statistics: Mapping[str, Statistics]) -> Iterator[tuple[str, Tensor]]:
+    """Fisher merging of every tensor that has statistics, the average of others (see `fisher_average`).
+
+    `statistics` are the mean squared gradients of every expert of `sources`. Each expert's are divided by their norm
+    over the whole model first, so that a loss of another scale does not drown the others. The rest is as in
+    `regmean_tensors`.
+    """
+    opened = _opened(sources, statistics, "fisher")
+    norms = [_norm(one) for one in opened]
+
+    def merged(name: str, experts: Sequence[Tensor]) -> Tensor | None:
+        if not all(name in one.names for one in opened):
+            return None
+        fishers = [one.tensor(name) for one in opened]
+        if any(fisher.shape != experts[0].shape for fisher in fishers):
+            raise MergeError(
+                f"the squared gradients of `{name}` must have shape {tuple(experts[0].shape)} for every expert, but "
+                "one has not; collect them from these models."
+            )
+        out = torch.empty(experts[0].shape, dtype=torch.float32)
+        parts = [pieces(tensor) for tensor in (out, *experts, *fishers)]
+        for target, *both in zip(*parts, strict=True):
+            weights, squares = both[: len(experts)], both[len(experts) :]
+            scaled = [square.double() / norm for square, norm in zip(squares, norms, strict=True)]
+            target.copy_(fisher_average(weights, scaled))
+        return out
+
+    return _tensors(sources, merged)
+
+
+def write_tensors(
+    tensors: Iterator[tuple[str, Tensor]],
+    template: Recipe,
+    sources: Sources,
+    folder: Path,
+    card_text: str,
+    max_shard_bytes: int = 5_000_000_000,
+) -> Path:
+    """Write what `regmean_tensors` or `fisher_tensors` gave as a model folder, as `merging.folder` writes a merge.
+
+    `template` names the models of `sources`. Raises `MergeError` where the folder exists or the merge fails, and
+    leaves nothing behind then.
+    """
+    plain = template.model_copy(update={"dtype": None})
+    with _complete_or_absent(folder) as building:
+        _write_shards(tensors, _shards(plain, sources, max_shard_bytes), sources.reference.stem, building)
+        _copy_companions(sources.reference, building)
+        _write_config(sources.reference, None, building)
+        _write_text(building / "README.md", card_text)
+        for file in building.rglob("*"):
+            _sync(file)
+    return folder
+
+
+def _write_shards(
+    tensors: Iterator[tuple[str, Tensor]], shards: Sequence[Sequence[str]], stem: str, building: Path
+) -> None:
+    home: dict[str, str] = {}
+    total = 0
+    for number, names in enumerate(shards, start=1):
+        part = "" if len(shards) == 1 else f"-{number:05d}-of-{len(shards):05d}"
+        shard = dict(next(tensors) for _ in names)
+        save_file(shard, building / f"{stem}{part}{SUFFIX}", metadata={"format": "pt"})
+        home |= dict.fromkeys(shard, f"{stem}{part}{SUFFIX}")
+        total += sum(tensor.nbytes for tensor in shard.values())
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": home}
+        _write_text(building / index_name(stem), json.dumps(index, indent=2) + "\n")
+
+
+def _tensors(sources: Sources, merged: Merged) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor by name, in sorted order, in the dtype of the base; see `materialize`."""
+    reference = sources.reference
+    for name in reference.names:
+        stored = reference.tensor(name)
+        if not reference.is_float(name):
+            yield name, stored.clone()
+            continue
+        out = torch.empty(stored.shape, dtype=stored.dtype)
+        if not is_merged(name, sources.unmerged):
+            take_into(out, name, stored)
+            yield name, out
+            continue
+        experts = [expert.tensor(name) for expert in sources.experts.values()]
+        found = merged(name, experts)
+        if found is None:
+            _average_into(out, experts)
+        else:
+            out.copy_(found)
+        if not bool(out.isfinite().all()):
+            raise MergeError(
+                f"`{name}` must be finite, but the merge holds NaN or infinity as "
+                f"{str(out.dtype).removeprefix('torch.')}; check the models for broken weights."
+            )
+        yield name, out
+
+
+def _average_into(out: Tensor, experts: Sequence[Tensor]) -> None:
+    for target, *parts in zip(*(pieces(tensor) for tensor in (out, *experts)), strict=True):
+        total = parts[0].float().clone()
+        for part in parts[1:]:
+            total.add_(part.float())
+        target.copy_(total.div_(len(parts)))
+
+
+def _opened(sources: Sources, statistics: Mapping[str, Statistics], kind: str) -> list[Statistics]:
+    """One for every expert, in order."""
+    missing = [expert for expert in sources.experts if expert not in statistics]
+    if missing:
+        raise MergeError(
+            f"every expert must have statistics, but {', '.join(missing)} have none; there is: "
+            f"{', '.join(statistics) or 'nothing'}."
+        )
+    found = [statistics[expert] for expert in sources.experts]
+    for expert, one in zip(sources.experts, found, strict=True):
+        if one.kind != kind:
+            raise MergeError(f"the statistics of `{expert}` must be of the kind {kind}, but are {one.kind}.")
+        strangers = [name for name in one.names if name not in sources.reference.shapes]
+        if strangers:
+            raise MergeError(
+                f"the statistics of `{expert}` must be of this model, which has no tensor `{strangers[0]}`; collect "
+                "them under the names its checkpoint has (`LiveMerge.targets`)."
+            )
+    return found
+
+
+def _norm(fisher: Statistics) -> float:
+    """The Euclidean norm over all tensors, 1 where it is zero: such an expert has no say anywhere."""
+    total = math.fsum(
+        float(part.double().square().sum()) for name in fisher.names for part in pieces(fisher.tensor(name))
+    )
+    return math.sqrt(total) or 1.0
