@@ -55,7 +55,9 @@ class RayPool:
             if actor.ready is None and actor.unit is None:
                 actor.unit, actor.since = unit, time.monotonic()
                 asked = unit.recipe, list(unit.ids)
-                if unit.scales is None:
+                if unit.statistics is not None:
+                    actor.reference = actor.handle.statistics.remote(list(unit.ids), **unit.statistics)
+                elif unit.scales is None:
                     actor.reference = actor.handle.score.remote(*asked)
                 else:
                     actor.reference = actor.handle.gradient.remote(*asked, unit.scales)

@@ -45,7 +45,8 @@ class Finish:
     def run(self, ending: Ending | None = None) -> Ending:
         """Score the finalists on select, and the winner with every baseline on test.
 
-        `ending` is given where the search itself has chosen on select. Raises `JobFailed` where no trial has a score, and `Interrupted` as the scorer does.
+        `ending` is given where the search itself has chosen on select. Raises `JobFailed` where no trial has a score,
+        and `Interrupted` as the scorer does.
         """
         if ending is None:
             ending = self._chosen()

@@ -281,6 +281,18 @@ def requeue(engine: Engine, name: str | int) -> Job:
         return _end(connection, row, "queued")
 
 
+def replace_plan(engine: Engine, job_id: int, attempt: int, plan: Mapping[str, Any]) -> None:
+    """Keep what was added to a job's plan. Raises `LeaseLost`, and keeps nothing, where `attempt` does not hold it."""
+    _replace_plan(engine, job_id, attempt, plan)
+
+
+@retrying
+def _replace_plan(engine: Engine, job_id: int, attempt: int, plan: Mapping[str, Any]) -> None:
+    with writing(engine) as connection:
+        require_lease(connection, job_id, attempt)
+        connection.execute(update(jobs).where(jobs.c.id == job_id).values(plan=plan))
+
+
 def require_lease(connection: Connection, job_id: int, attempt: int) -> None:
     """Raise `LeaseLost` unless this attempt holds the job, and keep it so until the transaction ends.
 

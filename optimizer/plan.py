@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from pydantic import Field
+
 from evaluators.protocol import Task
 from merging.frozen import Frozen
 from merging.groups import Group
 from merging.recipe import Recipe, Source
 from optimizer.spec import JobFile
-from search_spaces.protocol import SearchSpace
+from search_spaces.bound import BoundSpace
 
 Kind = Literal["base", "parent", "baseline"]
 
@@ -34,7 +36,8 @@ class Needs(Frozen):
 class Plan(Frozen):
     """A job's fixed facts. `template` is the recipe of every trial, still without coefficients.
 
-    `no_gradient` says why the search cannot have the gradient of the coefficients, None where it can.
+    `no_gradient` says why the search cannot have the gradient of the coefficients, None where it can. `virtual` names
+    the closed-form merges that join the experts during the search, `made` those that have.
     """
 
     template: Recipe
@@ -46,20 +49,24 @@ class Plan(Frozen):
     examples: dict[str, int]
     needs: Needs
     no_gradient: str | None = None
+    virtual: tuple[str, ...] = ()
+    made: dict[str, Source] = Field(default_factory=dict)
 
-    def space(self, job: JobFile) -> SearchSpace:
+    def space(self, job: JobFile) -> BoundSpace:
         """The job's search space over this plan's groups."""
         from search_spaces.spec import bind
 
         groups = [Group(layer, module) for layer, module in self.groups]
-        return bind(job.space, self.template, groups, self.coefficient_names)
+        names = (*self.coefficient_names, *self.virtual)
+        virtual = {name: self.made.get(name) for name in self.virtual}
+        return bind(job.space, self.template, groups, names, virtual)
 
 
 def baselines(
     job: JobFile,
     template: Recipe,
     groups: Sequence[Group],
-    space: SearchSpace,
+    space: BoundSpace,
 ) -> list[Baseline]:
     """Base, parents, the uniform average and task arithmetic at a few scales, each weight setting once.
 
@@ -68,7 +75,8 @@ def baselines(
     found: dict[tuple[str, tuple[float, ...]], Baseline] = {}
     for label, kind, row in _rows(job, list(template.experts)):
         recipe = _plain_recipe(template, groups, row)
-        parameters = space.express(row) if recipe.method == template.method else None
+        beside = (0.0,) * (len(space.coefficients) - len(row)) if space.virtual else ()
+        parameters = space.express((*row, *beside)) if recipe.method == template.method else None
         if parameters is not None:
             recipe = space.recipe(parameters)
         found.setdefault((recipe.method, row), Baseline(label=label, kind=kind, recipe=recipe, parameters=parameters))

@@ -8,13 +8,15 @@ from typing import Any, Protocol
 class Unit:
     """One recipe to score on some examples: the smallest thing a worker is asked. `key` is the asker's own.
 
-    With `scales`, one for each task of the examples, the gradient of its coefficients is wanted instead of scores.
+    With `scales`, one for each task of the examples, the gradient of its coefficients is wanted instead of scores; with
+    `statistics` (`kind`, `expert`, `folder`), what a closed-form merge needs to know of an expert.
     """
 
     key: str
     recipe: dict[str, Any]
     ids: tuple[str, ...]
     scales: dict[str, float] | None = None
+    statistics: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     if local:
         check_workers(job, sketch.needs)
     fingerprints = _read_weights(sources, say)
-    plan = _plan(job, _template(job, fingerprints), sources)
+    plan = _plan(job, _template(job, fingerprints), sources, _virtual(job, evaluator, model, sketch, counts))
     found = {"examples": counts, "tasks": tuple(evaluator.tasks()), "no_gradient": _no_gradient(job, evaluator, counts)}
     plan = plan.model_copy(update=found)
     return Checked(plan, examples, [*_notes(job, evaluator), *_twins(fingerprints)])
@@ -252,7 +252,44 @@ def _template(job: JobFile, fingerprints: dict[str, str]) -> "Recipe":
     )
 
 
-def _plan(job: JobFile, template: "Recipe", sources: "Sources") -> Plan:
+def _virtual(
+    job: JobFile, evaluator: "Evaluator", model: "nn.Module | None", sketch: Plan, counts: dict[str, int]
+) -> tuple[str, ...]:
+    """The virtual experts that join the search: those the job names, or RegMean where nothing speaks against it."""
+    from evaluators.twins import twins_of
+    from merging.statistics import gram_bytes
+    from optimizer.virtual import STATISTICS
+
+    low, high = job.space.bounds
+    against = None
+    if job.engine() != AUTO:
+        against = f"only the engine `auto` makes them, but this job's is `{job.engine()}`"
+    elif job.method.name != "task_arithmetic" or job.models.base is None:
+        against = "they are mixed in by the method `task_arithmetic`"
+    elif not low <= 0 <= high or high < 1 or job.space.rest is not None:
+        against = "the space's `bounds` must hold 0 and 1, and `rest` must not be set"
+    elif job.workers.engine != "torch":
+        against = "they are made by workers whose engine is `torch`"
+    wanted = job.search.virtual
+    if wanted is None:
+        if against is not None or model is None or not counts.get("gradient") or len(job.models.experts) < 2:
+            return ()
+        return ("regmean",) if gram_bytes(model) <= 2 * sketch.needs.model_bytes else ()
+    needing = [kind for kind in wanted if kind in STATISTICS]
+    if against is None and needing and not counts.get("gradient"):
+        against = f"`{needing[0]}` needs gradient examples, and the job's `splits` give none"
+    without = next((why for why in twins_of(evaluator).values() if why is not None), None)
+    if against is None and "fisher" in wanted and without is not None:
+        against = f"`fisher` needs gradients, but {without}"
+    taken = [kind for kind in wanted if kind in job.models.experts or wanted.count(kind) > 1]
+    if against is None and taken:
+        against = f"every expert has a name of its own, but `{taken[0]}` is there twice"
+    if wanted and against is not None:
+        raise InputError(f"`search.virtual`: {against}; leave it out, or set `virtual: []`.")
+    return wanted
+
+
+def _plan(job: JobFile, template: "Recipe", sources: "Sources", virtual: tuple[str, ...] = ()) -> Plan:
     """Raises `InputError` where the space does not fit the model."""
     from merging.check import check_recipe
     from merging.methods import METHODS
@@ -261,10 +298,11 @@ def _plan(job: JobFile, template: "Recipe", sources: "Sources") -> Plan:
     groups = sources.groups
     names = METHODS[template.method].coefficients(tuple(template.experts))
     try:
-        space = bind(job.space, template, groups, names)
+        space = bind(job.space, template, groups, (*names, *virtual), dict.fromkeys(virtual))
         # any point will do, but a middle of zero is one that `linear` cannot normalise
-        corner = {name: one.high or one.low for name, one in space.distributions().items()}
-        check_recipe(space.recipe(corner), groups)
+        real = bind(job.space, template, groups, names)
+        corner = {name: one.high or one.low for name, one in real.distributions().items()}
+        check_recipe(real.recipe(corner), groups)
     except ValueError as error:
         raise InputError(str(error)) from error
     found = baselines(job, template, groups, space)
@@ -273,6 +311,7 @@ def _plan(job: JobFile, template: "Recipe", sources: "Sources") -> Plan:
         template=template,
         groups=tuple((group.layer, group.module) for group in groups),
         coefficient_names=names,
+        virtual=virtual,
         baselines=tuple(found),
         start=uniform,
         tasks=(),

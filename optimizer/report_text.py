@@ -265,7 +265,7 @@ def _trials(results: Results) -> Section:
         style = "bold" if row.number == results.winner else ""
         label = row.label if row.beyond == 0 else f"{row.label} (beyond a bound)"
         table.add_row(str(row.number), _t(label, style), *values, f"{row.examples:,}", _t(row.digest[:12]))
-    note = "; ± one standard error" if any(row.standard_error is not None for row in rows[:TOP]) else ""
+    note = ", ± standard error" if any(row.standard_error is not None for row in rows[:TOP]) else ""
     return f"Best {min(TOP, len(rows))} of {len(rows)} scored trials on the search split (optimistic{note})", table
 
 

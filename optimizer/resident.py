@@ -70,6 +70,15 @@ class InTorch:
 
     def fill(self, recipe: Recipe) -> None:
         """See `Resident.fill`."""
+        from merging.kept_directions import KeptDirections
+        from merging.live import LiveMerge
+        from merging.sources import Sources
+
+        known = self.live.sources
+        if any(name not in known.experts for name in recipe.experts):  # a virtual expert has joined
+            sources = Sources(recipe)
+            sources.verify()
+            self.live = LiveMerge(self.model, sources, KeptDirections(sources))
         self.live.fill(recipe)
 
 

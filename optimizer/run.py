@@ -21,7 +21,7 @@ from optimizer.events import count_events, events, log_event
 from optimizer.evidence import Evidence
 from optimizer.examples import read_ledger
 from optimizer.finish import Ending, Finish
-from optimizer.jobs import Job, LeaseLost, cancel_requested, claim, finish, release, renew
+from optimizer.jobs import Job, LeaseLost, cancel_requested, claim, finish, release, renew, replace_plan
 from optimizer.owners import new_owner
 from optimizer.plan import Plan
 from optimizer.preflight import check_workers
@@ -141,7 +141,9 @@ def _carry(
         scorer = Scorer(pool, evidence.ids, evidence.record, lease.check)
         searched: Ending | None = None
         if spec.engine() == AUTO:
-            searched = _conductor(database, job, spec, plan, study, scorer, evidence, progress, spent).search()
+            conductor = _conductor(database, job, spec, plan, study, scorer, evidence, progress, spent)
+            searched = conductor.search()
+            plan = conductor.plan
         else:
             Coordinator(
                 job=spec,
@@ -194,6 +196,8 @@ def _conductor(
         seconds_before=spent,
         time_was_up=was_up[0].data["ask"] if was_up else None,
         say_time_is_up=lambda ask: log_event(database, job.id, TIME_WAS_UP, {"ask": ask}),
+        keep_plan=lambda found: replace_plan(database, job.id, job.attempt, found.model_dump(mode="json")),
+        folder=Path(job.folder),
     )
 
 

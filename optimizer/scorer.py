@@ -29,6 +29,7 @@ class Round:
 
     A trial may have several rounds of a split; `index` counts them. With `scales`, the gradient of the recipe's
     coefficients is wanted instead of scores (see `optimizer.worker.Worker.gradient`); `trial` then counts gradients.
+    With `statistics`, it is a file of them (see `Worker.statistics`), and `trial` counts files.
     """
 
     trial: int
@@ -37,11 +38,13 @@ class Round:
     ids: tuple[str, ...] | None = None
     index: int = 0
     scales: dict[str, float] | None = None
+    statistics: dict[str, str] | None = None
 
     @property
     def key(self) -> str:
         """What tells it from every other round of its job; gradients have a split of their own."""
-        return f"{self.trial}/{self.split}" + (f"/{self.index}" if self.index else "")
+        kind = "" if self.statistics is None else "statistics/"
+        return f"{kind}{self.trial}/{self.split}" + (f"/{self.index}" if self.index else "")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Finished:
     model_seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
     rows: dict[str, list[float]] = field(default_factory=dict)
+    file: str = ""
 
 
 @dataclass
@@ -111,7 +115,8 @@ class Scorer:
 
     def _unit(self, wanted: Round) -> Unit:
         ids = wanted.ids if wanted.ids is not None else tuple(self.ids(wanted.split))
-        return Unit(key=wanted.key, recipe=wanted.recipe.model_dump(mode="json"), ids=ids, scales=wanted.scales)
+        recipe = wanted.recipe.model_dump(mode="json")
+        return Unit(key=wanted.key, recipe=recipe, ids=ids, scales=wanted.scales, statistics=wanted.statistics)
 
     def _settle(self, answer: Answer) -> Finished | None:
         """Record a round that ended; put it back in the queue where its worker was lost."""
@@ -119,7 +124,7 @@ class Scorer:
         wanted = self._rounds[key]
         if answer.scored is not None:
             finished = finished_from(wanted, answer.scored)
-            if finished.error is None:
+            if finished.error is None and wanted.statistics is None:
                 self.record(finished, answer.worker)
         else:
             self._lost[key] = self._lost.get(key, 0) + 1
@@ -137,6 +142,8 @@ class Scorer:
 def finished_from(wanted: Round, scored: dict[str, Any]) -> Finished:
     """A worker's `Scored` or `Differentiated` as what became of the round."""
     spent = (scored["seconds"], scored["error"], scored["tokens"], scored["model_seconds"])
+    if wanted.statistics is not None:
+        return Finished(wanted, [], *spent, file=scored["file"])
     if wanted.scales is not None:
         return Finished(wanted, [], *spent, losses=scored["losses"], rows=scored["rows"])
     return Finished(wanted, outcomes_from(scored), *spent)

@@ -16,6 +16,7 @@ from merging.yaml_file import FileError, parse, read_mapping
 from optimizer.auto.rule import AUTO, engine_for
 from optimizer.errors import InputError
 from optimizer.loading import check_load
+from optimizer.virtual import Virtual
 from search_spaces.grown import GrownSpace
 from search_spaces.spec import SpaceSpec
 
@@ -72,7 +73,8 @@ class Budget(Frozen):
 class Search(Frozen):
     """How candidates are proposed, and for how long.
 
-    `batch` has candidates scored on so many examples, fresh ones for each generation, in place of the search split.
+    `virtual` names closed-form merges that join the experts while the engine `auto` searches; None leaves the choice to
+    it. `batch` has candidates scored on so many examples, fresh ones for each generation, in place of the search split.
     """
 
     engine: str = AUTO
@@ -81,6 +83,7 @@ class Search(Frozen):
     seed: int = Field(default=0, ge=0, lt=2**31, strict=True)
     signal: Signal = "metric"
     scales: tuple[float, ...] = (0.2, 0.3, 0.4, 0.5, 0.6)
+    virtual: tuple[Virtual, ...] | None = None
     finalists: int = Field(default=3, ge=1, le=50, strict=True)
 
 

@@ -227,7 +227,8 @@ class Summary:
         if number is None:
             return {}
         recipe = recipe_of(self._trials[number], self._plan.space(self._spec))
-        names = self._plan.coefficient_names if recipe.method == self._spec.method.name else tuple(recipe.experts)
+        same = recipe.method == self._spec.method.name and len(recipe.experts) == len(self._plan.template.experts)
+        names = self._plan.coefficient_names if same else tuple(recipe.experts)
         return {group: dict(zip(names, row, strict=True)) for group, row in recipe.coefficients.items()}
 
 

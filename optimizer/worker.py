@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimizer.plan import Plan
@@ -138,6 +139,28 @@ class Worker:
                 **_spent(meter, started),
             )
         )
+
+    def statistics(self, ids: Sequence[str], kind: Any, expert: str, folder: str) -> dict[str, Any]:
+        """Collect an expert's statistics on these examples, into a file below `folder` (`optimizer.calibration`).
+
+        The answer is as plain as the others: `file`, `seconds`, `tokens`, `model_seconds`, `error`.
+        """
+        from evaluators.meter import Meter
+        from evaluators.protocol import EvaluatorError, ScoringError
+        from merging.materialize import MergeError
+        from optimizer.calibration import collect_statistics
+        from optimizer.resident import InTorch
+
+        started, meter = time.perf_counter(), Meter()
+        file, error = "", None
+        try:
+            if not isinstance(self._resident, InTorch):
+                raise MergeError("statistics need `workers.engine: torch`; set it to torch.")
+            live, template = self._resident.live, self._plan.template
+            file = str(collect_statistics(kind, expert, template, live, self._evaluator, ids, Path(folder), meter))
+        except (MergeError, ScoringError, EvaluatorError) as failed:
+            error = str(failed)
+        return {"file": file, "error": error, **_spent(meter, started)}
 
 
 def _spent(meter: "Meter", started: float) -> dict[str, Any]:

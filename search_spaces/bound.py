@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from merging.recipe import Recipe
+from merging.recipe import Recipe, Source
 from search_spaces.errors import SpaceError
 from search_spaces.stencil import Stencil, joined
 
@@ -18,13 +18,18 @@ LONGEST_NAME = 512  # Optuna's column for parameter names; PostgreSQL refuses mo
 
 @dataclass(frozen=True)
 class BoundSpace:
-    """`rows` has every group's name with its stencil, or with the number it is held at, in recipe order."""
+    """`rows` has every group's name with its stencil, or with the number it is held at, in recipe order.
+
+    The last of `coefficients` may be those of `virtual` experts, which are made while the search goes on: None for one
+    that is not made yet. A recipe names them only where they have a say, so merges without them stay the same.
+    """
 
     template: Recipe
     rows: tuple[tuple[str, Stencil | float], ...]
     coordinates: tuple[str, ...]
     coefficients: tuple[str, ...]
     bounds: tuple[float, float]
+    virtual: Mapping[str, Source | None] = field(default_factory=dict)
 
     def names(self) -> list[str]:
         """Every parameter's name, coordinate by coordinate."""
@@ -36,10 +41,12 @@ class BoundSpace:
 
         return {name: FloatDistribution(*self.bounds) for name in self.names()}
 
-    def recipe(self, parameters: Mapping[str, float]) -> Recipe:
+    def recipe(self, parameters: Mapping[str, float], whole: bool = False) -> Recipe:
         """The recipe these parameters stand for: a row for every group.
 
-        Raises `SpaceError` where a parameter is missing, unknown, or outside its range.
+        `whole` has it name every virtual expert that is made, also those whose coefficients are all 0. Raises
+        `SpaceError` where a parameter is missing, unknown, or outside its range, and where a virtual expert has a say
+        that is not made.
         """
         self._check(parameters)
         columns = [
@@ -50,7 +57,22 @@ class BoundSpace:
             group: tuple(row.value(column) if isinstance(row, Stencil) else row for column in columns)
             for group, row in self.rows
         }
+        if self.virtual:
+            return self._with_virtual(coefficients, whole)
         return self.template.model_copy(update={"coefficients": coefficients})
+
+    def _with_virtual(self, coefficients: Mapping[str, tuple[float, ...]], whole: bool) -> Recipe:
+        real = len(self.coefficients) - len(self.virtual)
+        kept, experts = list(range(real)), dict(self.template.experts)
+        for column, (name, source) in enumerate(self.virtual.items(), start=real):
+            has_a_say = any(row[column] != 0 for row in coefficients.values())
+            if has_a_say and source is None:
+                raise SpaceError(f"the virtual expert `{name}` is not made yet, so its coefficients must be 0")
+            if source is not None and (whole or has_a_say):
+                kept.append(column)
+                experts[name] = source
+        rows = {group: tuple(row[column] for column in kept) for group, row in coefficients.items()}
+        return self.template.model_copy(update={"coefficients": rows, "experts": experts})
 
     def express(self, row: Sequence[float]) -> dict[str, float] | None:
         """The parameters whose recipe has this same row in every group, None where there is no such point.

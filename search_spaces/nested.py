@@ -6,7 +6,7 @@ the ones before, so a search that goes on in a larger one starts exactly where i
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,20 @@ class Frame:
     coefficients: tuple[str, ...]
     pull: Array
 
+    def only(self, coefficients: Sequence[str]) -> "Frame":
+        """The same space, but its stages move nothing except these coefficients."""
+        count = len(self.coefficients)
+        free = np.array([name in coefficients for name in self.coefficients])
+        stages = tuple(
+            Stage(stage.name, stage.basis[:, np.tile(free, stage.dimensions // count)]) for stage in self.stages
+        )
+        return replace(self, stages=stages)
+
+    def one_hot(self, coefficient: str) -> Array:
+        """The point with 1 for this coefficient everywhere, 0 for all others."""
+        chosen = [float(name == coefficient) for name in self.coefficients]
+        return np.array(chosen * (len(self.names) // len(self.coefficients)))
+
     def vector(self, parameters: Mapping[str, float]) -> Array:
         """A point's parameters in order, float64 `[parameters]`."""
         return np.array([parameters[name] for name in self.names])
@@ -76,8 +90,13 @@ class Frame:
         return nearest
 
     def gradient(self, rows: Mapping[str, Sequence[float]]) -> Array:
-        """The gradient by the parameters, `[parameters]`, from the one by each group's coefficients."""
-        flat = np.array([rows[group] for group in self.groups], dtype=np.float64).reshape(-1)
+        """The gradient by the parameters, `[parameters]`, from the one by each group's coefficients.
+
+        Virtual experts that are not made, the last coefficients, have none: theirs is 0.
+        """
+        width = len(self.coefficients)
+        padded = [[*rows[group], *[0.0] * (width - len(rows[group]))] for group in self.groups]
+        flat = np.array(padded, dtype=np.float64).reshape(-1)
         pulled: Array = self.pull @ flat
         return pulled
 

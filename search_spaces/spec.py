@@ -6,13 +6,12 @@ from typing import Annotated
 from pydantic import Field
 
 from merging.groups import MODULES, Group
-from merging.recipe import Recipe
+from merging.recipe import Recipe, Source
 from search_spaces.bound import LONGEST_NAME, BoundSpace
 from search_spaces.errors import SpaceError
 from search_spaces.grown import GrownSpace
 from search_spaces.layerwise import LayerwiseSpace
 from search_spaces.modules import followed_module
-from search_spaces.protocol import SearchSpace
 from search_spaces.smooth import SmoothSpace
 from search_spaces.stencil import Stencil
 from search_spaces.whole import GlobalSpace
@@ -23,12 +22,19 @@ SpaceSpec = Annotated[
 ]
 
 
-def bind(spec: SpaceSpec, template: Recipe, groups: Sequence[Group], coefficients: Sequence[str]) -> SearchSpace:
+def bind(
+    spec: SpaceSpec,
+    template: Recipe,
+    groups: Sequence[Group],
+    coefficients: Sequence[str],
+    virtual: Mapping[str, Source | None] | None = None,
+) -> BoundSpace:
     """The space over one model's groups.
 
     `template` is the recipe of every trial, its coefficients still empty. `coefficients` names the numbers in
-    a row: the experts for most methods, `t` alone for slerp. Raises `SpaceError` where the spec does not fit
-    the model: a module set that owns no tensors, or tensors that no set names while `rest` is not given.
+    a row: the experts for most methods, `t` alone for slerp; the last of them are those of `virtual` experts, as
+    `BoundSpace` says. Raises `SpaceError` where the spec does not fit the model: a module set that owns no tensors, or
+    tensors that no set names while `rest` is not given.
     """
     if template.coefficients:
         raise SpaceError(
@@ -46,6 +52,7 @@ def bind(spec: SpaceSpec, template: Recipe, groups: Sequence[Group], coefficient
         coordinates=tuple(dict.fromkeys(used)),
         coefficients=names,
         bounds=spec.bounds,
+        virtual=dict(virtual or {}),
     )
     for name in _checked_once("parameter", space.names()):
         if len(name) > LONGEST_NAME:

@@ -56,6 +56,17 @@ class Slope:
 
 
 @dataclass(frozen=True, eq=False)
+class Virtual:
+    """Make a closed-form merge of the experts and let it join them; `examples` are what each is calibrated on.
+
+    The answer is `Made`.
+    """
+
+    name: str
+    examples: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, eq=False)
 class Close:
     """A candidate is scored as far as it will be: what is known of it. `standard_error` None where it is not known."""
 
@@ -80,7 +91,7 @@ class Note:
     text: str
 
 
-Ask = Score | Slope | Close | Recommend | Note
+Ask = Score | Slope | Virtual | Close | Recommend | Note
 
 
 @dataclass(frozen=True)
@@ -100,4 +111,11 @@ class Sloped:
     error: str | None = None
 
 
-Answer = Scored | Sloped | None
+@dataclass(frozen=True)
+class Made:
+    """The virtual expert has joined; or the reason why not."""
+
+    error: str | None = None
+
+
+Answer = Scored | Sloped | Made | None

@@ -22,7 +22,7 @@ def climb(state: State, leader: Candidate, parts: Parts, refined: bool) -> Askin
 
     `refined` says that the leader was found by the gradient, so the search begins near it.
     """
-    frame = state.problem.frame
+    frame = state.frame
     unique = len(state.problem.examples["search"])
     stages = frame.stages if parts.growth else frame.stages[-1:]
     allowed = [stage for stage in stages if stage.dimensions * EXAMPLES_PER_DIMENSION <= unique] or [stages[0]]
@@ -33,7 +33,7 @@ def climb(state: State, leader: Candidate, parts: Parts, refined: bool) -> Askin
 
 
 def _climb_in(state: State, leader: Candidate, stage: Stage, sigma: float, parts: Parts) -> Asking:
-    frame = state.problem.frame
+    frame = state.frame
     evolution = Evolution(
         leader.place,
         stage.basis,

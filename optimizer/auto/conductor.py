@@ -7,15 +7,30 @@ its old answers from the database until it comes to something that was never ask
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from evaluators.aggregate import objectives
 from evaluators.protocol import SPLITS, Outcome, Split
+from merging.errors import MergeError
 from merging.groups import Group
 from merging.recipe import Recipe
-from optimizer.auto.asks import Answer, Ask, Candidate, Close, Note, Recommend, Score, Scored, Slope, Sloped
+from optimizer.auto.asks import (
+    Answer,
+    Ask,
+    Candidate,
+    Close,
+    Made,
+    Note,
+    Recommend,
+    Score,
+    Scored,
+    Slope,
+    Sloped,
+    Virtual,
+)
 from optimizer.auto.problem import Arm, Problem
 from optimizer.auto.shards import cut, shard_scales
 from optimizer.auto.strategy import search
@@ -30,7 +45,8 @@ from optimizer.scorer import Finished, Round, Scorer
 from optimizer.spec import JobFile
 from optimizer.study import all_trials, enqueue_baseline, open_point, open_waiting, tell
 from optimizer.told import attributes_of
-from search_spaces.bound import BoundSpace
+from optimizer.virtual import STATISTICS, Calibration, make_virtual
+from optimizer.virtual import Virtual as Kind
 from search_spaces.nested import Frame, frame_of
 
 NOTES = "notes"
@@ -52,8 +68,9 @@ class _Part:
 class Conductor:
     """One job's search by the strategy `auto`.
 
-    `workers` is how many rounds are worth asking for at once. `time_was_up` says at which ask an earlier attempt found the
-    budget's minutes over, `say_time_is_up` keeps it; `seconds_before` is the time earlier attempts spent.
+    `workers` is how many rounds are worth asking for at once. `time_was_up` says at which ask an earlier attempt found
+    the budget's minutes over, `say_time_is_up` keeps it. `keep_plan` keeps a plan with the virtual experts made so far,
+    which are written below `folder`. `seconds_before` is the time earlier attempts spent.
     """
 
     job: JobFile
@@ -66,6 +83,8 @@ class Conductor:
     seconds_before: float = 0.0
     time_was_up: int | None = None
     say_time_is_up: Callable[[int], None] = lambda _: None
+    keep_plan: Callable[[Plan], None] = lambda _: None
+    folder: Path = Path()
     _trials: dict[int, int] = field(default_factory=dict)  # candidate to trial
     _gradients: dict[int, list["_Part"]] = field(default_factory=dict)
     _rounds: dict[tuple[int, str], int] = field(default_factory=dict)
@@ -73,9 +92,7 @@ class Conductor:
     _notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        space = self.plan.space(self.job)
-        assert isinstance(space, BoundSpace)
-        self._space = space
+        self._space = space = self.plan.space(self.job)
         self._frame: Frame = frame_of(space, [Group(layer, module) for layer, module in self.plan.groups])
         self._distributions = space.distributions()
         self._measure = Measure(self.plan.tasks, self.job.search.signal)
@@ -85,7 +102,10 @@ class Conductor:
         self._problem = self._pose()
 
     def search(self) -> Ending:
-        """Run the strategy to its end. Raises `Interrupted` as the scorer does, `JobFailed` where nothing has a score."""
+        """Run the strategy to its end.
+
+        Raises `Interrupted` as the scorer does, and `JobFailed` where nothing has a score.
+        """
         self._rounds = self.evidence.rounds()
         for row in self.evidence.gradients():
             names = tuple(self.evidence.examples[position].id for position in row.positions)
@@ -130,6 +150,8 @@ class Conductor:
             seed=self.job.search.seed,
             measure=self._measure,
             no_gradient=self.plan.no_gradient,
+            virtual=self.plan.virtual,
+            parents={name: f"parent {name}" for name in self.plan.template.experts},
             time_is_up=self._time_is_up,
         )
 
@@ -180,8 +202,7 @@ class Conductor:
         """Have rounds answered and recorded; the reason for each that failed, by trial or gradient."""
         self._replaying = False
         failures: dict[str, str] = {}
-        waiting = list(rounds)
-        for finished in self.scorer.run(lambda: waiting.pop(0) if waiting else None):
+        for finished in self.scorer.run(_one_by_one(rounds)):
             self._note(finished, failures)
             self.progress.search(self._standings())
         return failures
@@ -204,6 +225,8 @@ class Conductor:
         if isinstance(ask, Slope):
             assert slope is not None
             return self._sloped(ask, slope, failures)
+        if isinstance(ask, Virtual):
+            return self._made(ask)
         if isinstance(ask, Close):
             self._close(ask)
         elif isinstance(ask, Note):
@@ -283,6 +306,40 @@ class Conductor:
         failed = [trial for trial in all_trials(self.study) if trial.state == TrialState.FAIL]
         return str(failed[-1].user_attrs.get("error", "no reason was recorded")) if failed else "no reason was recorded"
 
+    # ---- virtual experts
+
+    def _made(self, ask: Virtual) -> Made:
+        """Make a virtual expert, unless an earlier attempt has."""
+        if ask.name in self.plan.made:
+            return Made()
+        kind: Kind = ask.name  # type: ignore[assignment]
+        files: dict[str, Path] = {}
+        for finished in self.scorer.run(_one_by_one(self._statistics_rounds(ask, STATISTICS.get(kind)))):
+            wanted = finished.round
+            assert wanted.statistics is not None
+            if finished.error is not None:
+                return Made(finished.error)
+            files[wanted.statistics["expert"]] = Path(finished.file)
+        calibration = Calibration(ask.examples, files.__getitem__) if kind in STATISTICS else None
+        self.progress.say(f"Making the virtual expert {ask.name}")
+        try:
+            source = make_virtual(kind, self.plan.template, self.folder / "virtual", calibration)
+        except (MergeError, OSError) as error:
+            return Made(str(error))
+        self.plan = self.plan.model_copy(update={"made": {**self.plan.made, ask.name: source}})
+        self.keep_plan(self.plan)
+        self._space = self.plan.space(self.job)
+        return Made()
+
+    def _statistics_rounds(self, ask: Virtual, kind: str | None) -> list[Round]:
+        if kind is None:
+            return []
+        folder = str((self.folder / "virtual" / "statistics").resolve())
+        return [
+            Round(place, "gradient", self.plan.template, ids, 0, None, {"kind": kind, "expert": name, "folder": folder})
+            for place, (name, ids) in enumerate(ask.examples.items())
+        ]
+
     # ---- gradients
 
     def _missing_of_slope(self, ask: Slope, number: int, asking: int) -> Iterator[Round]:
@@ -290,7 +347,7 @@ class Conductor:
         known = {name for part in recorded for name in part.ids}
         missing = [name for name in ask.ids if name not in known]
         first = max((part.shard + 1 for part in recorded), default=0)
-        recipe = self._space.recipe(self._frame.parameters(ask.point))
+        recipe = self._space.recipe(self._frame.parameters(ask.point), whole=True)
         for shard, ids in enumerate(cut(missing, self.workers // max(1, asking)), start=first):
             yield Round(number, "gradient", recipe, ids, shard, shard_scales(ids, ask.ids, ask.scales))
 
@@ -320,6 +377,12 @@ class Conductor:
             best=None if best is None else best.values[0],
             best_label="" if best is None else label_of(best),
         )
+
+
+def _one_by_one(rounds: Sequence[Round]) -> Callable[[], Round | None]:
+    """A source that gives one round after the other, then None."""
+    waiting = iter(rounds)
+    return lambda: next(waiting, None)
 
 
 def _owner(wanted: Round) -> str:

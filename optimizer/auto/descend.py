@@ -45,7 +45,7 @@ def descend(state: State, leader: Candidate, parts: Parts) -> Asking:
 
 def _round(state: State, leader: Candidate, steps: int, parts: Parts) -> Asking:
     """The averaged iterate of one descent from the leader, with a rate that falls to a tenth (cosine)."""
-    frame = state.problem.frame
+    frame = state.frame
     descent = Descent(leader.place, directions(frame, parts.growth), frame.low, frame.high)
     scales = state.problem.measure.counted()
     for step in range(steps):
@@ -67,14 +67,14 @@ def _round(state: State, leader: Candidate, steps: int, parts: Parts) -> Asking:
 def directions(frame: Frame, growth: bool) -> Array:
     """What the descent moves along, `[parameters, directions]`: more than there are parameters.
 
-    Every stage's own directions are among them, the wider a direction the faster. So what all groups of an expert have in
-    common is found in a few steps, and a group leaves it only as far as its own gradient insists.
+    Every stage's own directions are among them, the wider a direction the faster. So what all groups of an expert have
+    in common is found in a few steps, and a group leaves it only as far as its own gradient insists.
     """
     if not growth:
-        return np.eye(len(frame.names))
+        return frame.stages[-1].basis
     columns, before = [], 0
     for stage in frame.stages:
-        own = stage.basis[:, before:] if stage.name != "full" else np.eye(len(frame.names))
+        own = stage.basis[:, before:] if stage.name != "full" else frame.stages[-1].basis
         if stage.name != "smooth":
             columns.append(OWN[stage.name] * own)
         before = stage.dimensions

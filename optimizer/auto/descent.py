@@ -14,8 +14,8 @@ FIRST, SECOND = 0.9, 0.99  # decay of Adam's two moments (Kingma and Ba 2015, ar
 class Descent:
     """Adam on z, where the point is start + basis @ z.
 
-    A step that leaves the bounds is projected back on them. `average` is the mean of the iterates since `restart_average`
-    (Polyak and Juditsky 1992): what a descent with noisy gradients should answer.
+    A step that leaves the bounds is projected back on them. `average` is the mean of the iterates since
+    `restart_average` (Polyak and Juditsky 1992): what a descent with noisy gradients should answer.
     """
 
     point: Array

@@ -133,7 +133,8 @@ def _audit(state: State, runners: list[_Runner], leader: Candidate, whole: list[
 def choose(state: State, leader: Candidate, finalists: list[Candidate]) -> Candidate:
     """The finalist with the best mean difference from the leader over search and select, each weighed by its precision.
 
-    The difference is shrunk towards none, as small samples exaggerate (`PRIOR`). Of equals the leader, then the earlier.
+    The difference is shrunk towards none, as small samples exaggerate (`PRIOR`). Of equals the leader, then the
+    earlier.
     """
 
     def difference(one: Candidate) -> float:

@@ -1,7 +1,7 @@
 """What the strategy is given: a space, warm starts, examples, and a budget."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from evaluators.protocol import Split, Task
 from optimizer.auto.asks import Array
@@ -28,7 +28,9 @@ class Problem:
 
     `examples` are the ids of the splits gradient, search and select. `budget` is in example-forward-equivalents
     (EFE: 1 for a scored example, 3 for one in a gradient batch) and covers everything up to the choice of the winner.
-    `no_gradient` says why there is no gradient, None where there is one. `time_is_up` is asked between steps.
+    `virtual` names the closed-form merges that may join, the last coefficients of the space; `parents` gives the arm's
+    label for every expert. `no_gradient` says why there is no gradient, None where there is one. `time_is_up` is asked
+    between steps.
     """
 
     frame: Frame
@@ -39,6 +41,8 @@ class Problem:
     seed: int
     measure: Measure
     no_gradient: str | None = None
+    virtual: Sequence[str] = ()
+    parents: Mapping[str, str] = field(default_factory=dict)
     time_is_up: Callable[[], bool] = never
 
 
@@ -49,5 +53,9 @@ class Parts:
     gradient: bool = True
     race: bool = True
     growth: bool = True
+    virtual: bool = True
     mean: bool = True
     """The answer of a distribution is its mean; else the best member that was observed."""
+
+
+WHOLE = Parts()

@@ -7,8 +7,8 @@ MANY = 4  # objectives, from which on a front has too many corners for NSGA-II
 def engine_for(objectives: int, bounded: bool) -> str:
     """The name of the engine that carries out a job with `engine: auto`.
 
-    The strategy follows one objective. Several are searched by NSGA-II, four and more by NSGA-III; bounds on other tasks
-    are kept by CMA-ES, which ranks what breaks them behind everything else.
+    The strategy follows one objective. Several are searched by NSGA-II, four and more by NSGA-III; bounds on other
+    tasks are kept by CMA-ES, which ranks what breaks them behind everything else.
     """
     if objectives >= MANY:
         return "nsga3"

@@ -11,6 +11,7 @@ from optimizer.auto.asks import Answer, Array, Ask, Candidate, Close, Origin, Sc
 from optimizer.auto.problem import Problem
 from optimizer.auto.values import task_of
 from optimizer.engines.seeds import seed_for
+from search_spaces.nested import Frame
 
 Asking = Generator[list[Ask], list[Answer], Any]
 
@@ -26,8 +27,18 @@ class State:
         self.smooth_share = 0.5
         self.candidates: list[Candidate] = []
         self.failed: dict[int, str] = {}
+        self.joined: list[str] = []  # virtual experts
         self._known: dict[tuple[int, Split], dict[str, Outcome]] = {}
         self._drawn: dict[str, int] = {}
+
+    @property
+    def frame(self) -> Frame:
+        """The space, of which only the experts that are there may move."""
+        problem = self.problem
+        if not problem.virtual:
+            return problem.frame
+        absent = [name for name in problem.virtual if name not in self.joined]
+        return problem.frame.only([name for name in problem.frame.coefficients if name not in absent])
 
     # ---- money
 
@@ -124,13 +135,13 @@ class State:
 
     # ---- drawing examples
 
-    def fresh(self, split: Split, count: int, stream: str) -> tuple[str, ...]:
+    def fresh(self, split: Split, count: int, stream: str, tasks: Sequence[str] | None = None) -> tuple[str, ...]:
         """The next examples of a stream over a split: every task by its share, none twice within a pass.
 
-        Each pass over a task has a new order.
+        Each pass over a task has a new order. `tasks` names those it is about; all where None.
         """
         found: list[str] = []
-        by_task = self._by_task(split)
+        by_task = {task: ids for task, ids in self._by_task(split).items() if tasks is None or task in tasks}
         for task, share in shares(by_task, count).items():
             found += self._next(split, task, by_task[task], share, stream)
         return tuple(found)

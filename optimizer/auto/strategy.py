@@ -11,18 +11,21 @@ from optimizer.auto.climb import climb
 from optimizer.auto.descend import descend
 from optimizer.auto.finals import finals
 from optimizer.auto.gate import gate
-from optimizer.auto.problem import Parts, Problem
+from optimizer.auto.problem import WHOLE, Parts, Problem
 from optimizer.auto.screen import screen
 from optimizer.auto.state import State
 from optimizer.auto.verdict import Verdict
+from optimizer.auto.widen import widen
 
 
-def search(problem: Problem, parts: Parts = Parts()) -> Generator[list[Ask], list[Answer], Verdict]:
+def search(problem: Problem, parts: Parts = WHOLE) -> Generator[list[Ask], list[Answer], Verdict]:
     """The whole search. The winner is None where nothing could be scored."""
     state = State(problem)
     leader = yield from screen(state)
     if leader is None:
         return Verdict((), None)
+    if parts.virtual:
+        leader = yield from widen(state, leader)
     reason = problem.no_gradient if parts.gradient else "it was not asked for"
     if reason is None:
         reason = gate(state)

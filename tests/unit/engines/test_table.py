@@ -16,7 +16,7 @@ def test_the_names_of_the_engines_cost_no_import_of_optuna() -> None:
 
 
 def test_an_engine_stands_in_the_table_under_its_own_name() -> None:
-    assert list(ENGINES) == ["cma-es", "tpe", "gp", "random", "nsga2"]
+    assert list(ENGINES) == ["cma-es", "tpe", "gp", "random", "nsga2", "nsga3"]
     assert all(entry.name == name for name, entry in ENGINES.items())
 
 

@@ -7,6 +7,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from optimizer.front import front_of
 from optimizer.results import Objective, Results, Standing, TaskInfo, TrialRow
 from optimizer.statistics import ById, differences_by_task, interval, paired_difference
 
@@ -113,6 +114,7 @@ def _row(
         digest=f"{number:016x}",
         examples=540 if origin == "baseline" else 192,
         seconds=1.5,
+        standard_error=0.0123,
         started="2026-03-01T10:00:00+00:00",
         finished=f"2026-03-01T10:{number // 60:02d}:{number % 60:02d}+00:00",
     )
@@ -151,6 +153,9 @@ def full(**changes: object) -> Results:
         created="2026-03-01T10:12:00+00:00",
         base="models/base",
         experts=EXPERTS,
+        efe={"gradient": 3072, "search": 25128, "select": 540},
+        tested=6300,
+        notes=("Depth was not opened: the gate found no gain.",),
     )
     return replace(found, **changes)  # type: ignore[arg-type]
 
@@ -230,8 +235,10 @@ def two_objectives() -> Results:
         }
         standings.append(replace(s, objectives=objectives, difference=difference))
     info = tuple(TaskInfo(task, "exact_match", weight, objective="skill") for task, weight in TASKS.items())
+    objectives_ = (Objective("skill"), Objective("perplexity", False))
     return full(
-        objectives=(Objective("skill"), Objective("perplexity", False)),
+        objectives=objectives_,
+        front=front_of(rows, objectives_),
         tasks=info,
         trials=rows,
         test=tuple(standings),
@@ -285,5 +292,5 @@ def hostile() -> Results:
         tasks=tuple(replace(t, name=rename[t.name], metric=h, objective=objective) for t in base.tasks),
         splits={h: 1}, trials=rows, test=tuple(found), select=(),
         coefficients={f"layer.0.{h}": {h: 0.5}, h: {h: 0.1}},
-        budget={h: 1}, versions={h: h}, created=h,
+        budget={h: 1}, versions={h: h}, created=h, efe={h: 1}, notes=(h,),
     )  # fmt: skip

@@ -36,7 +36,7 @@ def test_the_tables_hold_the_scores_and_their_intervals() -> None:
     found = text(sample.full())
     assert "task arithmetic 0.4  0.8883  0.863 to 0.907" in found
     assert "0.923 to 0.972" in found
-    assert "Best 10 of 118 scored trials on the search split (optimistic)" in found
+    assert "Best 10 of 118 scored trials on the search split (optimistic, ± standard error)" in found
     assert "Failed trials: 2" in found
     assert "layer.3.mlp: q_proj has a NaN" in found
     assert "Coefficients of trial 57, layers 0 to 7" in found

@@ -1,0 +1,59 @@
+"""Let closed-form merges join the experts, so that the search mixes what it would otherwise only be compared with."""
+
+from optimizer.auto.asks import Candidate, Made, Note, Recommend, Virtual
+from optimizer.auto.screen import FIRST, SECOND
+from optimizer.auto.state import DIFFERENTIATED, SCORED, Asking, State
+from optimizer.auto.values import task_of
+from optimizer.calibration import own_tasks
+
+CALIBRATION = 32  # examples per expert; 8 to 128 gave merges within a point of each other
+PRICE = {"regmean": SCORED, "fisher": DIFFERENTIATED}  # EFE of an example; the others need none
+MOST = 0.1  # of what is left, that one may cost
+
+
+def widen(state: State, leader: Candidate) -> Asking:
+    """The leader, or a closed-form merge that is better than it on the screen's examples."""
+    best = leader
+    for name in state.problem.virtual:
+        examples = _examples(state, name)
+        cost = PRICE.get(name, 0) * sum(map(len, examples.values()))
+        cost += sum(len({task_of(one) for one in ids}) for ids in examples.values()) if name == "regmean" else 0
+        if cost + FIRST + SECOND > MOST * state.left:
+            continue
+        state.spent += cost
+        answer = (yield [Virtual(name, examples)])[0]
+        assert isinstance(answer, Made)
+        if answer.error is not None:
+            yield [Note(f"The virtual expert {name} could not be made: {answer.error}")]
+            continue
+        state.joined.append(name)
+        found = state.candidate(state.frame.one_hot(name), "baseline", name, kind="baseline")
+        ids = list(state.outcomes(leader))
+        yield from state.score([(found, ids)])
+        if found.number not in state.failed and state.mean(found, ids) > state.mean(best, ids):
+            best = found
+            yield [Recommend(best.place)]
+    return best
+
+
+def _examples(state: State, name: str) -> dict[str, tuple[str, ...]]:
+    """Calibration examples for every expert, of the tasks it is the best at; none where none are needed."""
+    if name not in PRICE:
+        return {}
+    tasks = list(state.problem.measure.counted())
+    means = {expert: _by_task(state, label, tasks) for expert, label in state.problem.parents.items()}
+    return {
+        expert: state.fresh("gradient", CALIBRATION, f"calibration of {expert}", own)
+        for expert, own in own_tasks(means).items()
+    }
+
+
+def _by_task(state: State, label: str, tasks: list[str]) -> dict[str, float]:
+    """A parent's mean on every task, from the screen."""
+    parent = next(one for one in state.candidates if one.label == label)
+    known = state.outcomes(parent)
+    found = {}
+    for task in tasks:
+        ids = [one for one in known if task_of(one) == task]
+        found[task] = state.mean(parent, ids) if ids else 0.0
+    return found
