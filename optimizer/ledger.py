@@ -11,13 +11,14 @@ from rich.text import Text
 from sqlalchemy import Engine
 
 from evaluators.protocol import SPLITS
-from optimizer.events import events
+from optimizer.events import Event, events
 from optimizer.examples import LedgerEntry, ledger_hash, read_ledger
 from optimizer.gradients import gradient_looks
 from optimizer.jobs import Job
 from optimizer.outcomes import Looks, looks
 
 TEST_OPENED = "test split opened"  # the event of each opening
+CALIBRATED = "experts calibrated"  # the event of each virtual expert: on how many `examples`, at what price (`efe`)
 BY = {"gradient": "gradient batches", "search": "search trials", "select": "finalists", "test": "models"}
 
 
@@ -25,9 +26,9 @@ BY = {"gradient": "gradient batches", "search": "search trials", "select": "fina
 class SplitLedger:
     """One split: its examples by task, their hash, and who looked at them.
 
-    `looked_at` counts what looked: search trials (baselines among them), gradient batches, finalists, models, and
-    openings of the test split. `rounds` are the recorded rows, `scored` counts an example once for every time it was
-    asked. `first` and `last` are None where nobody looked.
+    `looked_at` counts what looked: search trials (baselines among them), gradient batches, virtual experts that were
+    calibrated, finalists, models, and openings of the test split. `rounds` are the recorded rows, `scored` counts an
+    example once for every time it was asked. `first` and `last` are None where nobody looked.
     """
 
     split: str
@@ -61,25 +62,29 @@ def job_ledger(database: Engine, job: Job) -> Ledger:
     gradient = gradient_looks(database, job.id)
     if gradient is not None:
         found["gradient"] = gradient
-    openings = [event.at for event in events(database, job.id, TEST_OPENED)]
-    splits = [_split(split, entries, found.get(split), openings if split == "test" else None) for split in SPLITS]
+    openings, calibrated = events(database, job.id, TEST_OPENED), events(database, job.id, CALIBRATED)
+    # one that recorded nothing before it was killed is a look as well
+    beside = {
+        "test": ("test openings", openings),
+        **({"gradient": ("virtual experts", calibrated)} if calibrated else {}),
+    }
+    splits = [_split(split, entries, found.get(split), *beside.get(split, ("", []))) for split in SPLITS]
     return Ledger(job.name, ledger_hash(entries), tuple(splits))
 
 
-def _split(split: str, entries: list[LedgerEntry], by: Looks | None, openings: list[datetime] | None) -> SplitLedger:
+def _split(split: str, entries: list[LedgerEntry], by: Looks | None, name: str, beside: list[Event]) -> SplitLedger:
+    """`beside` are looks that are no rows of their own, called `name`; "" where the split has none."""
     mine = [entry for entry in entries if entry.split == split]
-    looked_at = {BY[split]: by.by if by is not None else 0}
+    looked_at = {**({name: len(beside)} if name else {}), BY[split]: by.by if by is not None else 0}
     moments = [by.first, by.last] if by is not None else []
-    if openings is not None:
-        looked_at = {"test openings": len(openings), **looked_at}
-        moments += openings  # one that scored nothing before it was killed is a look as well
+    moments += [event.at for event in beside]
     return SplitLedger(
         split=split,
         tasks=dict(Counter(entry.task for entry in mine)),
         hash=ledger_hash(mine),
         looked_at=looked_at,
         rounds=by.rounds if by is not None else 0,
-        scored=by.examples if by is not None else 0,
+        scored=(by.examples if by is not None else 0) + sum(event.data.get("examples", 0) for event in beside),
         first=min(moments, default=None),
         last=max(moments, default=None),
     )

@@ -14,11 +14,13 @@ from optimizer.auto.state import DIFFERENTIATED, SCORED
 from optimizer.bounds import broken, label_of_model
 from optimizer.coordinator import label_of, recipe_of
 from optimizer.cost import Cost
+from optimizer.events import events
 from optimizer.evidence import Evidence
 from optimizer.finish import Ending, baseline_trials
 from optimizer.front import front_of
 from optimizer.gradients import gradient_looks
 from optimizer.jobs import Job
+from optimizer.ledger import CALIBRATED
 from optimizer.outcomes import scored_count
 from optimizer.plan import Plan
 from optimizer.results import Kept, Kind, Objective, Results, Standing, TaskInfo, TrialRow
@@ -91,7 +93,7 @@ class Summary:
             experts=tuple(self._spec.models.experts),
             signal=self._spec.search.signal,
             error=self._job.error,
-            efe=efe(scored, self._gradient_examples()),
+            efe=efe(scored, self._gradient_examples(), self._calibration()),
             tested=scored.get("test", 0),
             notes=tuple(self._study.user_attrs.get(NOTES, ())),
             front=front_of(trials, objectives),
@@ -100,6 +102,10 @@ class Summary:
     def _gradient_examples(self) -> int:
         found = gradient_looks(self._evidence.database, self._job.id)
         return found.examples if found is not None else 0
+
+    def _calibration(self) -> int:
+        """In EFE, what virtual experts were calibrated with."""
+        return sum(one.data["efe"] for one in events(self._evidence.database, self._job.id, CALIBRATED))
 
     def _row(self, trial: optuna.trial.FrozenTrial) -> TrialRow:
         attributes = trial.user_attrs
@@ -246,9 +252,12 @@ _STATES: dict[optuna.trial.TrialState, RowState] = {
 }
 
 
-def efe(scored: Mapping[str, int], differentiated: int) -> dict[str, int]:
-    """What the search spent, by split: 1 for a scored example, 3 for one in a gradient batch."""
-    spent = {"gradient": DIFFERENTIATED * differentiated}
+def efe(scored: Mapping[str, int], differentiated: int, calibration: int = 0) -> dict[str, int]:
+    """What the search spent, by split: 1 for a scored example, 3 for one in a gradient batch.
+
+    `calibration` is what virtual experts were calibrated with, in EFE; their examples are the gradient's.
+    """
+    spent = {"gradient": DIFFERENTIATED * differentiated + calibration}
     return spent | {split: SCORED * scored.get(split, 0) for split in ("search", "select")}
 
 

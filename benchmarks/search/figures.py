@@ -38,8 +38,9 @@ class Figures:
     """One contestant on one landscape, medians over its seeds.
 
     `reached`, `incumbent_over` and `strong_over` are for the target plus each of `OFFSETS`; `at` is the test score at
-    each of `CHECKPOINTS` within the budget, None where a seed had nothing to recommend yet. `optimism` is what the
-    last answer claims minus what it has on test, None where it claims nothing.
+    each of `CHECKPOINTS` within the incumbent's budget, None where a seed had nothing to recommend yet; a run that has
+    ended keeps its answer. `optimism` is what the last answer claims minus what it has on test, None where it claims
+    nothing.
     """
 
     landscape: str
@@ -73,8 +74,8 @@ def figures(runs: Iterable[Run], incumbent: str, strong: str) -> list[Figures]:
     for landscape, contestants in by_landscape.items():
         if incumbent not in contestants:
             raise ValueError(f"`{landscape}` has no run of {incumbent}, so there is no target. Run it as well.")
-        for own in contestants.values():
-            found.append(_of(own, contestants[incumbent], contestants.get(strong, ())))
+        base, beside = contestants[incumbent], contestants.get(strong, ())
+        found += [_of(own, base, beside) for own in contestants.values()]
     return found
 
 
@@ -90,7 +91,7 @@ def _of(own: Sequence[Run], incumbent: Sequence[Run], strong: Sequence[Run]) -> 
         reached=tuple(_cost(own, goal + offset) for offset in OFFSETS),
         incumbent_over=tuple(ratio(own, incumbent, incumbent, offset) for offset in OFFSETS),
         strong_over=tuple(ratio(own, strong, incumbent, offset) for offset in OFFSETS) if strong else (),
-        at=tuple(_score_at(own, efe) for efe in CHECKPOINTS if efe <= own[0].budget),
+        at=tuple(_score_at(own, efe) for efe in CHECKPOINTS if efe <= incumbent[0].budget),
         optimism=statistics.median(claims) if len(claims) == len(own) else None,
         seconds=statistics.median(run.seconds for run in own),
         processor_seconds=statistics.median(run.processor_seconds for run in own),

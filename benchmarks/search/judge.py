@@ -17,7 +17,7 @@ from benchmarks.search.meter import Meter
 from evaluators.aggregate import objectives
 
 CHECKPOINTS = (1_000, 3_000, 10_000, 30_000, 100_000)
-LOOKS, FIRST_LOOK = 60, 32  # how often, and from what EFE on, test is looked at
+LOOKS, FIRST_LOOK = 28, 100  # how often, and from what EFE on, test is looked at
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ def judged(name: str, contestant: Contestant, landscape: Landscape, budget: int,
 
 
 def looked_at(steps: Sequence[Step], budget: int) -> list[Step]:
-    """The steps that stand at some 60 costs, evenly spread over the logarithm, at the checkpoints, and at the end.
+    """The steps that stand at some 28 costs, evenly spread over the logarithm, at the checkpoints, and at the end.
 
-    What was recommended and replaced between two looks is not seen: a target counts as reached up to a seventh later
+    What was recommended and replaced between two looks is not seen: a target counts as reached up to 30 % later
     than it was.
     """
     grid = np.geomspace(min(FIRST_LOOK, budget), budget, LOOKS).tolist()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,21 @@ Coefficients = NDArray[np.float64]
 
 SCORED, DIFFERENTIATED = 1, 3
 """Example-forward-equivalents (EFE) of one scored example, and of one example in a gradient batch."""
+
+
+@runtime_checkable
+class Widening(Protocol):
+    """A landscape that closed-form merges can join as further experts, if `widens` says so."""
+
+    @property
+    def widens(self) -> bool: ...
+
+    def widen(self, name: str, examples: Mapping[str, Sequence[str]]) -> None:
+        """Make a virtual expert, calibrated on these examples of every expert.
+
+        From then on coefficients may have a column more, for it.
+        """
+        ...
 
 
 class Landscape(Protocol):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from benchmarks.search.landscape import DIFFERENTIATED, SCORED, Coefficients, Landscape
+from benchmarks.search.landscape import DIFFERENTIATED, SCORED, Coefficients, Landscape, Widening
 from evaluators.protocol import SPLITS, Outcome, Split, Task
 from merging.groups import Group
 
@@ -49,6 +49,16 @@ class Meter:
         """See `Landscape.gradient`. Raises `Refused` as `score` does."""
         self._charge(ids, DIFFERENTIATED)
         return self._landscape.gradient(coefficients, ids, scales)
+
+    @property
+    def widens(self) -> bool:
+        return isinstance(self._landscape, Widening) and self._landscape.widens
+
+    def widen(self, name: str, examples: Mapping[str, Sequence[str]]) -> None:
+        """See `Widening.widen`. Raises `Refused` as `score` does."""
+        assert isinstance(self._landscape, Widening)
+        self._charge([one for ids in examples.values() for one in ids], SCORED)
+        self._landscape.widen(name, examples)
 
     def _charge(self, ids: Sequence[str], each: int) -> None:
         for name in ids:

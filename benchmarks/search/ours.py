@@ -1,17 +1,31 @@
 """The strategy `auto` as a contestant: driven by a plain loop, its every ask charged."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from benchmarks.search.landscape import Coefficients, Landscape, Step
+from benchmarks.search.landscape import Coefficients, Contestant, Landscape, Step, Widening
+from evaluators.protocol import Split
 from merging.recipe import Recipe, Source
-from optimizer.auto.asks import Answer, Array, Ask, Candidate, Recommend, Score, Scored, Slope, Sloped
-from optimizer.auto.problem import Arm, Parts, Problem
+from optimizer.auto.asks import (
+    Answer,
+    Array,
+    Ask,
+    Made,
+    Recommend,
+    Score,
+    Scored,
+    Slope,
+    Sloped,
+    Virtual,
+)
+from optimizer.auto.problem import WHOLE, Arm, Parts, Problem
 from optimizer.auto.state import DIFFERENTIATED, SCORED
 from optimizer.auto.strategy import search
 from optimizer.auto.values import Measure
+from optimizer.auto.verdict import Verdict
 from search_spaces.bound import BoundSpace
 from search_spaces.grown import GrownSpace
 from search_spaces.nested import frame_of
@@ -20,56 +34,75 @@ from search_spaces.spec import bind
 SCALES = (0.2, 0.3, 0.4, 0.5, 0.6)
 
 
-def auto(landscape: Landscape, budget: int, seed: int, parts: Parts = Parts()) -> Iterator[Step]:
+def auto(landscape: Landscape, budget: int, seed: int, parts: Parts = WHOLE) -> Iterator[Step]:
     """See `Contestant`. Test is not looked at; select is, and charged."""
-    space = space_of(landscape)
-    frame = frame_of(space, landscape.groups)
-
-    def rows(point: Array) -> Coefficients:
-        recipe = space.recipe(frame.parameters(point))
-        return np.array([recipe.coefficients[group.name] for group in landscape.groups])
-
-    problem = Problem(
-        frame=frame,
-        tasks=landscape.tasks,
-        examples={split: tuple(landscape.ids[split]) for split in ("gradient", "search", "select")},
-        arms=_arms(landscape, space, frame.vector),
-        budget=budget,
-        seed=seed,
-        measure=Measure(landscape.tasks),
-    )
-    program = search(problem, parts)
-    spent, answers = 0, None
-    try:
-        while True:
-            asks: list[Ask] = program.send(answers)  # type: ignore[arg-type]
-            answers = []
-            for ask in asks:
-                found, cost = _answer(landscape, rows, frame.gradient, ask)
-                spent += cost
-                answers.append(found)
-                if isinstance(ask, Recommend):
-                    yield Step(spent, rows(ask.point))
-    except StopIteration as end:
-        winner: Candidate | None = end.value.winner
-        if winner is not None and winner.point is not None:
-            yield Step(spent, rows(winner.point), end.value.claimed)
+    world = _World(landscape)
+    program = search(world.problem(budget, seed), parts)
+    answers: list[Answer] | None = None
+    while True:
+        try:
+            asks = program.send(answers)  # type: ignore[arg-type]
+        except StopIteration as end:
+            verdict: Verdict = end.value
+            break
+        answers = [world.answer(ask) for ask in asks]
+        for ask in asks:
+            if isinstance(ask, Recommend):
+                yield Step(world.spent, world.weights(ask.point))
+    if verdict.winner is not None:
+        yield Step(world.spent, world.weights(verdict.winner.place), verdict.claimed)
 
 
-def _answer(
-    landscape: Landscape, rows: Callable[[Array], Coefficients], pull: Callable[..., Array], ask: Ask
-) -> tuple[Answer, int]:
-    if isinstance(ask, Score):
-        assert ask.split != "test" and ask.candidate.point is not None
-        return Scored(landscape.score(rows(ask.candidate.point), ask.ids)), SCORED * len(ask.ids)
-    if isinstance(ask, Slope):
-        found, losses = landscape.gradient(rows(ask.point), ask.ids, ask.scales)
-        by_group = {group.name: row for group, row in zip(landscape.groups, found, strict=True)}
-        return Sloped(pull(by_group), losses), DIFFERENTIATED * len(ask.ids)
-    return None, 0
+class _World:
+    """Answers asks from a landscape, and counts what they cost."""
+
+    def __init__(self, landscape: Landscape) -> None:
+        self.landscape, self.spent = landscape, 0
+        self._virtual = ("regmean",) if isinstance(landscape, Widening) and landscape.widens else ()
+        self._space = space_of(landscape, self._virtual)
+        self._frame = frame_of(self._space, landscape.groups)
+
+    def problem(self, budget: int, seed: int) -> Problem:
+        landscape = self.landscape
+        splits: tuple[Split, ...] = ("gradient", "search", "select")
+        return Problem(
+            frame=self._frame,
+            tasks=landscape.tasks,
+            examples={split: tuple(landscape.ids[split]) for split in splits},
+            arms=_arms(landscape, self._space, self._frame.vector),
+            budget=budget,
+            seed=seed,
+            measure=Measure(landscape.tasks),
+            virtual=self._virtual,
+            parents={expert: f"parent {expert}" for expert in landscape.experts},
+        )
+
+    def weights(self, point: Array) -> Coefficients:
+        """The point as coefficients of the experts that are there by now."""
+        rows = self._space.recipe(self._frame.parameters(point), whole=True).coefficients
+        return np.array([rows[group.name] for group in self.landscape.groups])
+
+    def answer(self, ask: Ask) -> Answer:
+        if isinstance(ask, Score):
+            assert ask.split != "test"
+            self.spent += SCORED * len(ask.ids)
+            return Scored(self.landscape.score(self.weights(ask.candidate.place), ask.ids))
+        if isinstance(ask, Slope):
+            self.spent += DIFFERENTIATED * len(ask.ids)
+            found, losses = self.landscape.gradient(self.weights(ask.point), ask.ids, ask.scales)
+            rows = {group.name: tuple(row) for group, row in zip(self.landscape.groups, found, strict=True)}
+            return Sloped(self._frame.gradient(rows), losses)
+        if isinstance(ask, Virtual):
+            assert isinstance(self.landscape, Widening)
+            self.spent += SCORED * sum(map(len, ask.examples.values()))
+            self.landscape.widen(ask.name, ask.examples)
+            made = {ask.name: Source(path=ask.name)}
+            self._space = replace(self._space, virtual={**self._space.virtual, **made})
+            return Made()
+        return None
 
 
-def space_of(landscape: Landscape) -> BoundSpace:
+def space_of(landscape: Landscape, virtual: Sequence[str] = ()) -> BoundSpace:
     """The space that `auto` has where a job names none."""
     template = Recipe(
         method="task_arithmetic",
@@ -77,7 +110,8 @@ def space_of(landscape: Landscape) -> BoundSpace:
         experts={name: Source(path=name) for name in landscape.experts},
         coefficients={},
     )
-    return bind(GrownSpace(granularity="grown"), template, landscape.groups, landscape.experts)
+    names = (*landscape.experts, *virtual)
+    return bind(GrownSpace(granularity="grown"), template, landscape.groups, names, dict.fromkeys(virtual))
 
 
 def _arms(landscape: Landscape, space: BoundSpace, vector: Callable[..., Array]) -> list[Arm]:
@@ -87,17 +121,20 @@ def _arms(landscape: Landscape, space: BoundSpace, vector: Callable[..., Array])
         named[f"parent {expert}"] = [float(other == position) for other in range(count)]
     named["uniform average"] = [1 / count] * count
     named |= {f"task arithmetic {scale:g}": [scale] * count for scale in SCALES}
+    beside = [0.0] * (len(space.coefficients) - count)
     found = []
     for label, row in named.items():
-        parameters = space.express(row)
+        parameters = space.express([*row, *beside])
         found.append(Arm(label, None if parameters is None else vector(parameters)))
     return found
 
 
-CONTESTANTS = {
+CONTESTANTS: dict[str, Contestant] = {
     "auto": auto,
     "auto without gradient": partial(auto, parts=Parts(gradient=False)),
     "auto without race": partial(auto, parts=Parts(race=False)),
     "auto without growth": partial(auto, parts=Parts(growth=False)),
+    "auto without virtual experts": partial(auto, parts=Parts(virtual=False)),
+    "auto without gradient, virtual": partial(auto, parts=Parts(gradient=False, virtual=False)),
     "auto, best observed": partial(auto, parts=Parts(mean=False)),
 }

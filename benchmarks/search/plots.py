@@ -1,4 +1,4 @@
-"""The test score of what is recommended, over the logarithm of the cost: a page by plotly, and a plain SVG beside it."""
+"""The test score of what is recommended over the logarithm of the cost: a page by plotly, and a plain SVG beside it."""
 
 import html
 import math
@@ -70,7 +70,8 @@ def svg(landscape: str, lines: Mapping[str, Curve]) -> str:
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        'font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
         f'<clipPath id="inside"><rect x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" '
         f'height="{HEIGHT - TOP - BOTTOM}"/></clipPath>',

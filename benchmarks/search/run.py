@@ -17,15 +17,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.search.budgets import budget_of, in_order
 from benchmarks.search.contestants import INCUMBENT, STRONG, everyone
 from benchmarks.search.figures import figures
 from benchmarks.search.judge import Run, judged, path_of, read, written
 from benchmarks.search.landscape import Landscape
 from benchmarks.search.plots import curves, svg, write_page
-from benchmarks.search.synthetic import Synthetic
+from benchmarks.search.synthetic import quadratic
 from benchmarks.search.table import markdown, rich_tables
 
-LEVELS = {"L0": ("quadratic-0",), "L1": ("strings", "choices", "strings-misled")}
+LEVELS = {"L0": ("quadratic-0", "quadratic-1"), "L1": ("strings", "choices", "strings-misled")}
 HOME = Path(__file__).parent / ".runs"
 
 
@@ -45,9 +46,9 @@ class Wanted:
 def main() -> None:
     options = _options()
     wanted = [
-        Wanted(landscape, contestant, options.budget, seed)
-        for landscape in options.zoo or LEVELS[options.level]
+        Wanted(landscape, contestant, budget_of(contestant, options.budget), seed)
         for contestant in options.contestants
+        for landscape in options.zoo or LEVELS[options.level]
         for seed in range(options.seeds)
     ]
     failed = run_missing(wanted, options.out, options.jobs)
@@ -95,7 +96,9 @@ def run_missing(wanted: Sequence[Wanted], folder: Path, jobs: int) -> list[str]:
             one = pending[done]
             progress.update(bar, advance=1, description=f"{one.landscape}, {one.contestant}")
             error = done.exception()
-            if error is not None:
+            if error is None:
+                progress.console.print(f"{one.landscape}, {one.contestant}, seed {one.seed}: done")
+            else:
                 failed.append(f"{one.landscape}, {one.contestant}, seed {one.seed}: {type(error).__name__}: {error}")
     return failed
 
@@ -111,7 +114,7 @@ def open_landscape(name: str) -> Landscape:
     """`quadratic-7` is level L0's of seed 7; every other name is a zoo's. Raises `KeyError` where there is none."""
     kind, _, seed = name.partition("-")
     if kind == "quadratic":
-        return Synthetic(int(seed))
+        return quadratic(int(seed))
     from benchmarks.search.zoo import open_zoo
 
     return open_zoo(name)
@@ -122,8 +125,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--level", choices=list(LEVELS), default="L0", help="L0: from a seed alone. L1: tiny models")
     parser.add_argument("--zoo", nargs="+", help="these landscapes in place of the level's: quadratic-7, strings")
     parser.add_argument("--seeds", type=int, default=3, help="how many; odd numbers have clear medians")
-    parser.add_argument("--budget", type=int, default=100_000, help="EFE of each run")
-    parser.add_argument("--contestants", type=_names, default=list(everyone()), help="by comma or ; all if left out")
+    parser.add_argument(
+        "--budget", type=int, default=100_000, help="EFE of each run; ours and the strong baseline stop at 30,000"
+    )
+    parser.add_argument("--contestants", type=_names, default=list(in_order()), help="by comma; all if left out")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--out", type=Path, default=HOME, help="where runs are kept; those that are there stay")
     parser.add_argument("--json", action="store_true", help="one line for each contestant and landscape")
@@ -137,7 +142,8 @@ def _options() -> argparse.Namespace:
 
 def _names(text: str) -> list[str]:
     """Names of contestants, which may have commas in them; the incumbent is always among them, for the target."""
-    return list(_found([part.strip() for part in text.split(",")], list(everyone())))
+    found = _found([part.strip() for part in text.split(",")], list(everyone()))
+    return list(dict.fromkeys([INCUMBENT, *found]))
 
 
 def _found(parts: Sequence[str], known: Sequence[str]) -> Iterator[str]:

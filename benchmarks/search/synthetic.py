@@ -41,7 +41,8 @@ class Utility:
 
 @dataclass(frozen=True)
 class Item:
-    """Its probability of being right is sigmoid(slope × (utility − difficulty)); it is right where that is over `bar`."""
+    """Its probability of being right is sigmoid(slope × (utility − difficulty)); it is right where that is over
+    `bar`."""
 
     task: str
     difficulty: float
@@ -124,7 +125,7 @@ def _utility(task: int, depth: Array, rng: Generator) -> Utility:
     best = level + line * depth[:, None] + wave + rng.normal(0, 0.08, (len(depth), EXPERTS))
     return Utility(
         best=best,
-        curvature=rng.lognormal(-0.7, 1.0, best.shape) * np.where(own, 1.0, 0.6),
-        shared=rng.lognormal(np.where(own, 2.0, 1.5), 0.3),
-        top=3.0,
+        curvature=rng.lognormal(-1.5, 1.0, best.shape) * np.where(own, 1.0, 0.5),
+        shared=rng.lognormal(np.where(own, 1.9, 0.9), 0.3),
+        top=2.9,
     )

@@ -16,7 +16,7 @@ from evaluators.documents import check_every_split, pick
 from evaluators.harness.answers import filtered_results, hand_over, probe, read_outcome
 from evaluators.harness.gen_options import is_sampled
 from evaluators.harness.items import Asked, Item
-from evaluators.harness.loading import load_tasks
+from evaluators.harness.loading import load_tasks, question_of, training_of
 from evaluators.harness.losses import gold_pair, parts_of, reason_against
 from evaluators.harness.reading import check_room, documents_of, gold_choices, never_shown
 from evaluators.harness.resident import ResidentLM
@@ -154,7 +154,17 @@ class HarnessEvaluator:
     def _prepare(self, asked: Asked, splits: Splits, limit: Limits | None) -> None:
         """Split a task's documents and build the requests of those that were chosen."""
         documents = documents_of(asked)
-        placed, counts = assign(asked.about.name, documents.get("validation"), documents.get("test"), splits, limit)
+        if splits.gradient > 0:
+            documents |= training_of(asked)
+        placed, counts = assign(
+            asked.about.name,
+            documents.get("validation"),
+            documents.get("test"),
+            splits,
+            limit,
+            documents.get("training"),
+            question_of(asked),
+        )
         self._counts[asked.about.name] = counts
         check_every_split(asked.about.name, placed, counts)
         prepared: dict[tuple[Origin, int], Item] = {}

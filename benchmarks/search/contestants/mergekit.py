@@ -1,8 +1,8 @@
 """A search in the style of mergekit-evolve, the tool most used for this.
 
-As that tool does for task arithmetic with layers and modules told apart: CMA-ES without bounds from 1 / K with a step of
-1/6, the default population, the absolute value of what was drawn as the weight, every candidate on the whole split, and
-the best observed as the answer. It stops after 100 candidates by default; here it goes on to the end of the budget.
+As that tool does for task arithmetic with layers and modules told apart: CMA-ES without bounds from 1 / K with a step
+of 1/6, the default population, the absolute value of what was drawn as the weight, every candidate on the whole split,
+and the best observed as the answer. It stops after 100 candidates by default; here it goes on to the end of the budget.
 """
 
 from collections.abc import Iterator

@@ -14,6 +14,8 @@ from benchmarks.search.zoo.kinds import Zoo
 from benchmarks.search.zoo.train import Weights, new_model
 from evaluators.protocol import Outcome, Split, Task
 from merging.groups import group_of, groups_of
+from merging.methods.regmean import regmean
+from merging.statistics import Grams
 
 SIZES: dict[Split, int] = {"gradient": 640, "search": 512, "select": 256, "test": 3000}  # type: ignore[dict-item]
 OPTIONS = 4
@@ -29,7 +31,7 @@ class MergedZoo:
 
     def __init__(self, name: str, zoo: Zoo, weights: Weights, seed: int) -> None:
         torch.set_num_threads(1)
-        self.name, self._zoo = name, zoo
+        self.name, self._zoo, self.widens = name, zoo, True
         self.experts = zoo.skills
         base = weights["base"]
         self.groups = tuple(groups_of(base))
@@ -71,19 +73,44 @@ class MergedZoo:
             torch.zeros(()),
         )
         total.backward()  # type: ignore[no-untyped-call]
-        found = np.zeros((len(self.groups), len(self.experts)))
+        found = np.zeros(coefficients.shape)
         for tensor, parameter in self._parameters.items():
             if parameter.grad is not None:
-                products = (self._vectors[tensor] * parameter.grad).flatten(1).sum(1)
+                own = self._vectors[tensor][: coefficients.shape[1]]
+                products = (own * parameter.grad).flatten(1).sum(1)
                 found[self._place[tensor]] += products.double().numpy()
         self._model.zero_grad(set_to_none=True)
         return found, [float(losses[name].detach()) for name in ids]
+
+    def widen(self, name: str, examples: Mapping[str, Sequence[str]]) -> None:
+        """See `Widening.widen`. RegMean, by the product's own functions."""
+        if name != "regmean":
+            raise KeyError(f"a zoo can be widened by regmean, but not by {name}")
+        grams = {expert: self._grams(number, examples[expert]) for number, expert in enumerate(self.experts)}
+        for tensor, vectors in self._vectors.items():
+            vectors = vectors[: len(self.experts)]
+            tuned = [self._base[tensor] + vector for vector in vectors]
+            own = [grams[expert].get(tensor) for expert in self.experts]
+            known = [gram for gram in own if gram is not None]
+            merged = regmean(tuned, known) if len(known) == len(own) else torch.stack(tuned).mean(0)
+            self._vectors[tensor] = torch.cat([vectors, (merged - self._base[tensor])[None]])
+
+    def _grams(self, expert: int, ids: Sequence[str]) -> dict[str, Tensor]:
+        """Second moments of every linear layer's inputs, one example at a time: padding must not count."""
+        one_hot = np.zeros((len(self.groups), len(self.experts)))
+        one_hot[:, expert] = 1.0
+        self._fill(one_hot)
+        with torch.no_grad(), Grams(self._model, self._parameters) as grams:
+            for name in ids:
+                self._rows([name])
+        return grams.tensors()
 
     @torch.no_grad()
     def _fill(self, coefficients: Coefficients) -> None:
         rows = torch.tensor(coefficients, dtype=torch.float32)
         for tensor, base in self._base.items():
-            merged = base + torch.einsum("k,k...->...", rows[self._place[tensor]], self._vectors[tensor])
+            row = rows[self._place[tensor]]
+            merged = base + torch.einsum("k,k...->...", row, self._vectors[tensor][: len(row)])
             self._parameters[tensor].copy_(merged)
 
     def _rows(self, names: Sequence[str], misled: bool = False) -> list[tuple[Tensor, Tensor, Tensor]]:

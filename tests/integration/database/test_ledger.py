@@ -14,7 +14,7 @@ from optimizer.events import log_event
 from optimizer.examples import LedgerEntry, ledger_hash, write_ledger
 from optimizer.gradients import record_gradient
 from optimizer.jobs import claim, create_job, get_job
-from optimizer.ledger import TEST_OPENED, job_ledger, ledger_json
+from optimizer.ledger import CALIBRATED, TEST_OPENED, job_ledger, ledger_json
 from optimizer.outcomes import Columns, record_outcomes
 
 ENTRIES = [
@@ -80,6 +80,21 @@ def test_a_job_that_was_not_started_was_looked_at_by_nobody(database: Engine) ->
     assert [(one.rounds, one.scored, one.first, one.last) for one in found.splits] == [(0, 0, None, None)] * 4
     assert sum(one.examples for one in found.splits) == len(ENTRIES)
     json.dumps(ledger_json(found))
+
+
+def test_examples_that_experts_were_calibrated_on_were_looked_at(database: Engine) -> None:
+    _a_job(database)
+    job = get_job(database, "demo")
+    before, *_ = job_ledger(database, job).splits
+    log_event(database, job.id, CALIBRATED, {"virtual": "regmean", "examples": 6, "efe": 8})
+    gradient, search, _, test = job_ledger(database, job).splits
+    assert gradient.looked_at == {"gradient batches": 1, "virtual experts": 1}
+    assert (gradient.rounds, gradient.scored) == (before.rounds, before.scored + 6)
+    assert gradient.last is not None
+    assert before.last is not None
+    assert gradient.last > before.last
+    assert search.looked_at == {"search trials": 2}
+    assert test.looked_at == {"test openings": 2, "models": 1}
 
 
 def test_another_order_task_or_split_is_another_ledger() -> None:

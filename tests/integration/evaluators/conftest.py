@@ -76,8 +76,8 @@ def make(tasks: Path, tokenizer: PreTrainedTokenizerFast) -> Make:
     """An evaluator of some of the folder's tasks."""
 
     def evaluator(*names: Any, folder: Path = tasks, chat: bool = False, **options: Any) -> HarnessEvaluator:
-        allow_code = options.pop("allow_code", False)
+        allow_code, splits = options.pop("allow_code", False), options.pop("splits", Splits())
         spec = LmEvalSpec(tasks=names, include_path=str(folder), chat_template=chat, batch_tokens=512, **options)
-        return HarnessEvaluator(spec, Splits(), tokenizer, allow_code=allow_code)
+        return HarnessEvaluator(spec, splits, tokenizer, allow_code=allow_code)
 
     return evaluator

@@ -23,6 +23,7 @@ REPORTS: list[Shown] = [lambda results: report_text.text(results, width=200), re
 
 def test_a_gradient_example_costs_three_and_a_test_example_nothing() -> None:
     assert efe({"search": 700, "select": 90, "test": 5000}, 40) == {"gradient": 120, "search": 700, "select": 90}
+    assert efe({"search": 10}, 4, 66) == {"gradient": 78, "search": 10, "select": 0}
     assert efe({}, 0) == {"gradient": 0, "search": 0, "select": 0}
 
 
