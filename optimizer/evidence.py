@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from evaluators.protocol import Outcome, Split
 from optimizer.examples import LedgerEntry
 from optimizer.gradients import RecordedGradient, read_gradients, record_gradient
-from optimizer.outcomes import Columns, read_outcomes, record_outcomes
+from optimizer.outcomes import Columns, Recorded, read_outcomes, record_outcomes
 from optimizer.scorer import Finished
 
 
@@ -105,7 +105,8 @@ class Evidence:
     def seconds_so_far(self) -> float:
         """The time from the first to the last recorded round, summed over the attempts at the job."""
         spans: dict[int, list[float]] = {}
-        for row in read_outcomes(self.database, self.job_id):
+        rows: list[Recorded | RecordedGradient] = [*read_outcomes(self.database, self.job_id), *self.gradients()]
+        for row in rows:
             end = row.created_at.timestamp()
             spans.setdefault(row.attempt, []).extend((end - row.seconds, end))
         return sum(max(moments) - min(moments) for moments in spans.values())

@@ -16,9 +16,10 @@ from optimizer.batches import batches_of
 from optimizer.engines import ENGINES
 from optimizer.errors import InputError
 from optimizer.loading import is_function
-from optimizer.plan import Needs, Plan, baselines, sources_of
+from optimizer.plan import Baseline, Needs, Plan, baselines, sources_of
 from optimizer.resident import check_vllm
 from optimizer.spec import JobFile, Workers
+from optimizer.starts import further_baselines
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,6 +74,8 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     plan = _plan(job, _template(job, fingerprints), sources, _virtual(job, evaluator, model, sketch, counts))
     found = {"examples": counts, "tasks": tuple(evaluator.tasks()), "no_gradient": _no_gradient(job, evaluator, counts)}
     plan = plan.model_copy(update=found)
+    if job.engine() == AUTO and job.models.base is not None:
+        plan = plan.model_copy(update={"baselines": (*plan.baselines, *_further(job, plan, sources))})
     return Checked(plan, examples, [*_notes(job, evaluator), *_twins(fingerprints)])
 
 
@@ -320,6 +323,18 @@ def _plan(job: JobFile, template: "Recipe", sources: "Sources", virtual: tuple[s
     )
 
 
+def _further(job: JobFile, plan: Plan, sources: "Sources") -> list[Baseline]:
+    """What the engine `auto` also compares: task arithmetic that grows with depth (LiNeS), and by norms (MetaGPT)."""
+    from merging.groups import Group
+    from merging.norms import squared_norms
+
+    groups = [Group(layer, module) for layer, module in plan.groups]
+    try:
+        return further_baselines(job, plan, groups, squared_norms(sources))
+    except ValueError:  # every expert is the base itself: there is no norm to go by
+        return []
+
+
 def _no_gradient(job: JobFile, evaluator: "Evaluator", counts: dict[str, int]) -> str | None:
     """Why the search cannot have the gradient of the coefficients, None where it can."""
     from evaluators.twins import twins_of
@@ -504,9 +519,11 @@ def _notes(job: JobFile, evaluator: "Evaluator") -> list[str]:
         notes.append("the search follows the smooth twin of each metric; tables show the metric itself.")
     for task, counts in evaluator.counts().items():
         if counts.duplicates:
-            notes.append(f"`{task}`: {counts.duplicates} documents that come twice are kept once.")
+            notes.append(
+                f"`{task}`: {counts.duplicates} documents that come twice, but for case and white space, are kept once."
+            )
         if counts.leaked:
-            notes.append(f"`{task}`: {counts.leaked} validation documents are left out, they are test documents too.")
+            notes.append(f"`{task}`: {counts.leaked} documents are left out, they are scored in another split.")
     code = [*([job.models.load] if is_function(job.models.load) else []), *(c for e in job.evaluate for c in e.runs())]
     notes += [f"code of yours runs here and on the workers: {one}." for one in dict.fromkeys(code)]
     if job.trust_task_code:

@@ -22,6 +22,7 @@ from optimizer.evidence import Evidence
 from optimizer.examples import read_ledger
 from optimizer.finish import Ending, Finish
 from optimizer.jobs import Job, LeaseLost, cancel_requested, claim, finish, release, renew, replace_plan
+from optimizer.ledger import CALIBRATED, TEST_OPENED
 from optimizer.owners import new_owner
 from optimizer.plan import Plan
 from optimizer.preflight import check_workers
@@ -36,7 +37,6 @@ from optimizer.summary import Summary
 LEASE_SECONDS = 120.0  # longer than the patience with a database that is away
 RENEW_SECONDS = 15.0
 CANCEL_SECONDS = 2.0
-TEST_OPENED = "test split opened"
 TIME_WAS_UP = "minutes were over"
 
 
@@ -197,6 +197,9 @@ def _conductor(
         time_was_up=was_up[0].data["ask"] if was_up else None,
         say_time_is_up=lambda ask: log_event(database, job.id, TIME_WAS_UP, {"ask": ask}),
         keep_plan=lambda found: replace_plan(database, job.id, job.attempt, found.model_dump(mode="json")),
+        calibrated=lambda name, examples, efe: log_event(
+            database, job.id, CALIBRATED, {"name": name, "examples": examples, "efe": efe}
+        ),
         folder=Path(job.folder),
     )
 

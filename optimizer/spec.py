@@ -74,7 +74,8 @@ class Search(Frozen):
     """How candidates are proposed, and for how long.
 
     `virtual` names closed-form merges that join the experts while the engine `auto` searches; None leaves the choice to
-    it. `batch` has candidates scored on so many examples, fresh ones for each generation, in place of the search split.
+    it. `warm_start` names a finished job whose winner is one more baseline, and the start. `batch` has candidates scored
+    on so many examples, fresh ones for each generation, in place of the search split.
     """
 
     engine: str = AUTO
@@ -84,6 +85,7 @@ class Search(Frozen):
     signal: Signal = "metric"
     scales: tuple[float, ...] = (0.2, 0.3, 0.4, 0.5, 0.6)
     virtual: tuple[Virtual, ...] | None = None
+    warm_start: str | None = Field(default=None, min_length=1)
     finalists: int = Field(default=3, ge=1, le=50, strict=True)
 
 

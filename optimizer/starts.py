@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merging.groups import Group
+from optimizer.plan import Baseline, Plan
+from optimizer.spec import JobFile
 from search_spaces.bound import BoundSpace, parameter_name
 from search_spaces.errors import SpaceError
 from search_spaces.modules import followed_module
@@ -118,6 +120,26 @@ def usual_starts(
     return list(different.values())
 
 
+def further_baselines(
+    job: JobFile, plan: Plan, groups: Sequence[Group], squared: Mapping[str, Mapping[str, float]]
+) -> list[Baseline]:
+    """LiNeS and MetaGPT as baselines, as far as they are points of the job's space and none of its other baselines.
+
+    Raises `ValueError` as `by_norms` does.
+    """
+    space, real = plan.space(job), list(plan.template.experts)
+    if job.method.name != "task_arithmetic":
+        return []
+    known = [one.parameters for one in plan.baselines]
+    found = []
+    for start in (sloped(groups, space.coefficients, real, *SLOPES[0]), by_norms(groups, space.coefficients, squared)):
+        parameters = expressed(space, start.rows)
+        if parameters is not None and parameters not in known:
+            recipe = space.recipe(parameters)
+            found.append(Baseline(label=start.label, kind="baseline", recipe=recipe, parameters=parameters))
+    return found
+
+
 def expressed(space: BoundSpace, rows: Rows) -> dict[str, float] | None:
     """The parameters whose recipe has these rows, None where no point of the space has them.
 
@@ -138,8 +160,10 @@ def expressed(space: BoundSpace, rows: Rows) -> dict[str, float] | None:
         for place, coordinate in enumerate(space.coordinates)
         for column, name in enumerate(space.coefficients)
     }
-    made = space.recipe(parameters).coefficients
-    got = np.array([made[group] for group, _ in space.rows])
+    made = space.recipe(parameters)
+    got = np.array([made.coefficients[group] for group, _ in space.rows])
+    if space.virtual:  # those without a say are not in the recipe
+        given = given[:, [space.coefficients.index(name) for name in made.experts]]
     return parameters if bool(np.all(np.abs(got - given) <= _EXACT)) else None
 
 

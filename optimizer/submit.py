@@ -12,6 +12,7 @@ from optimizer.examples import LedgerEntry
 from optimizer.jobs import Job, create_job, list_jobs
 from optimizer.preflight import Say, gib, preflight
 from optimizer.spec import JobFile
+from optimizer.warm_start import earlier_job, warm_started
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,11 @@ def submit(database: Engine, spec: JobFile, folder: Path, say: Say, local: bool)
     if existing is not None:
         _refuse_another(existing, content)
         return Submitted(existing, fresh=False)
+    earlier = earlier_job(database, spec)
     checked = preflight(spec, folder, say, local)
     for note in checked.notes:
         say(f"Note: {note}")
-    plan = checked.plan
+    plan = checked.plan if earlier is None else warm_started(checked.plan, spec, earlier)
     counts = ", ".join(f"{count} {split}" for split, count in plan.examples.items())
     say(
         f"Plan: {len(plan.space(spec).distributions())} coefficients, {len(plan.baselines)} baselines; "

@@ -36,7 +36,8 @@ class Utility:
 
     def slope(self, coefficients: Coefficients) -> Coefficients:
         off = coefficients - self.best
-        return -self.curvature * off - self.shared * off.mean(axis=0) / len(off)
+        found: Coefficients = -self.curvature * off - self.shared * off.mean(axis=0) / len(off)
+        return found
 
 
 @dataclass(frozen=True)

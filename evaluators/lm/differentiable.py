@@ -46,7 +46,7 @@ def per_token(example: str, requests: Sequence[Continuation]) -> list[Part]:
 
 # Minus the logarithm of an answer's probability rises without end where a model cannot give it, so hopeless examples
 # would rule the gradient; the probability itself is flat there and the hopeless are never learned. Between both:
-# the mean probability of a token to the power of at most `POWER` tokens, and never less than about `FLOOR`. On the zoos of
+# the mean probability of a token to the power of at most `POWER` tokens, never less than about `FLOOR`. On the zoos of
 # benchmarks/search it beat both ends by up to 2 points of exact match.
 POWER, FLOOR, SLOPE = 3, 0.1, 0.5
 

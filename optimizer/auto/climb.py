@@ -43,10 +43,12 @@ def _climb_in(state: State, leader: Candidate, stage: Stage, sigma: float, parts
         members=population(stage.dimensions),
         seed=seed_for(state.problem.seed, "climb", stage.name, leader.number),
     )
+    look_size = state.size("search", LOOK)
+    generation = population(stage.dimensions) * state.size("search", BATCH)
     for look in range(ROUNDS):
         best: tuple[float, Candidate | None] = (-np.inf, None)
         for _ in range(ROUND):
-            if state.left < reserve(state) + population(stage.dimensions) * BATCH or state.over():
+            if state.left < reserve(state) + 2 * look_size + generation or state.over():
                 break
             best = max(best, (yield from _generation(state, evolution, stage)), key=lambda pair: pair[0])
             if parts.mean and look > 0:
@@ -78,7 +80,7 @@ def _generation(state: State, evolution: Evolution, stage: Stage) -> Asking:
     yield from state.score([(member, ids) for member in members])
     values = [state.rank_value(member, ids) for member in members]
     evolution.tell(values)
-    yield [state.close(member) for member in members]
+    yield state.closing(members)
     place = int(np.argmax(values))
     return state.mean(members[place], ids), members[place]
 

@@ -35,6 +35,7 @@ from optimizer.auto.problem import Arm, Problem
 from optimizer.auto.shards import cut, shard_scales
 from optimizer.auto.strategy import search
 from optimizer.auto.values import Measure
+from optimizer.auto.widen import price
 from optimizer.coordinator import label_of, recipe_of
 from optimizer.errors import JobFailed
 from optimizer.evidence import Evidence
@@ -70,7 +71,8 @@ class Conductor:
 
     `workers` is how many rounds are worth asking for at once. `time_was_up` says at which ask an earlier attempt found
     the budget's minutes over, `say_time_is_up` keeps it. `keep_plan` keeps a plan with the virtual experts made so far,
-    which are written below `folder`. `seconds_before` is the time earlier attempts spent.
+    which are written below `folder`; `calibrated(name, examples, efe)` keeps what each has cost. `seconds_before` is
+    the time earlier attempts spent.
     """
 
     job: JobFile
@@ -84,6 +86,7 @@ class Conductor:
     time_was_up: int | None = None
     say_time_is_up: Callable[[int], None] = lambda _: None
     keep_plan: Callable[[Plan], None] = lambda _: None
+    calibrated: Callable[[str, int, int], None] = lambda _name, _examples, _efe: None
     folder: Path = Path()
     _trials: dict[int, int] = field(default_factory=dict)  # candidate to trial
     _gradients: dict[int, list["_Part"]] = field(default_factory=dict)
@@ -310,6 +313,7 @@ class Conductor:
 
     def _made(self, ask: Virtual) -> Made:
         """Make a virtual expert, unless an earlier attempt has."""
+        self._spent += price(ask.name, ask.examples)
         if ask.name in self.plan.made:
             return Made()
         kind: Kind = ask.name  # type: ignore[assignment]
@@ -320,6 +324,8 @@ class Conductor:
             if finished.error is not None:
                 return Made(finished.error)
             files[wanted.statistics["expert"]] = Path(finished.file)
+        if ask.examples:
+            self.calibrated(ask.name, sum(map(len, ask.examples.values())), price(ask.name, ask.examples))
         calibration = Calibration(ask.examples, files.__getitem__) if kind in STATISTICS else None
         self.progress.say(f"Making the virtual expert {ask.name}")
         try:

@@ -12,8 +12,10 @@ from search_spaces.nested import Frame
 
 BATCH = 16
 RATE = 0.03  # of a coefficient that moves with all others; measured on the zoos of benchmarks/search
-OWN = {"scales": 1.0, "depth": 0.7, "smooth": 0.5, "full": 0.5}  # how fast each stage's own directions move
+OWN = {"scales": 1.0, "depth": 0.7, "full": 0.5}  # how fast each stage's own directions move
 LEAST_STEPS, MOST_STEPS = 8, 160
+ROUNDS = 8
+STAGE = "gradient"
 CHECK = 64  # examples that a round's answer is compared with its start on; more in later rounds
 
 
@@ -23,16 +25,19 @@ def descend(state: State, leader: Candidate, parts: Parts) -> Asking:
     The first is at most one pass over the gradient split. A round's answer takes over only where it is better than its
     start on search examples, which the gradient has not seen.
     """
-    steps = max(LEAST_STEPS, len(state.problem.examples["gradient"]) // BATCH)
-    for number in range(8):
-        cost = DIFFERENTIATED * BATCH
-        affordable = int(0.6 * state.left) // cost if number == 0 else (state.left // 2) // cost
-        steps = min(steps, affordable, MOST_STEPS)
+    size = state.size("gradient", BATCH)
+    steps = max(LEAST_STEPS, len(state.problem.examples["gradient"]) // size)
+    for number in range(ROUNDS):
+        look = state.size("search", CHECK * 2 ** min(number, 2))
+        room = min(int((0.6 if number == 0 else 0.5) * state.left), state.left - 2 * look)
+        steps = min(steps, room // (DIFFERENTIATED * size), MOST_STEPS)
         if steps < LEAST_STEPS or state.over():
             break
         point = yield from _round(state, leader, steps, parts)
-        found = state.candidate(point, "search", f"gradient {number + 1}", stage="gradient", round=number)
-        ids = state.fresh("search", CHECK * 2 ** min(number, 2), "check")
+        if point is None:
+            break
+        found = state.candidate(point, "search", f"gradient {number + 1}", stage=STAGE, round=number)
+        ids = state.fresh("search", look, "check")
         yield from state.score([(leader, ids), (found, ids)])
         if found.number in state.failed or state.paired(found, leader)[0] < 0:
             yield [Recommend(leader.place)]
@@ -44,7 +49,10 @@ def descend(state: State, leader: Candidate, parts: Parts) -> Asking:
 
 
 def _round(state: State, leader: Candidate, steps: int, parts: Parts) -> Asking:
-    """The averaged iterate of one descent from the leader, with a rate that falls to a tenth (cosine)."""
+    """The averaged iterate of one descent from the leader, with a rate that falls to a tenth (cosine).
+
+    None where there was no step.
+    """
     frame = state.frame
     descent = Descent(leader.place, directions(frame, parts.growth), frame.low, frame.high)
     scales = state.problem.measure.counted()
@@ -61,21 +69,22 @@ def _round(state: State, leader: Candidate, steps: int, parts: Parts) -> Asking:
         descent.step(answer.gradient, RATE * max(0.1, 0.5 * (1 + math.cos(math.pi * step / steps))))
         if step >= steps // 8:
             yield [Recommend(descent.average)]
-    return descent.average
+    return descent.average if descent.steps else None
 
 
 def directions(frame: Frame, growth: bool) -> Array:
     """What the descent moves along, `[parameters, directions]`: more than there are parameters.
 
-    Every stage's own directions are among them, the wider a direction the faster. So what all groups of an expert have
-    in common is found in a few steps, and a group leaves it only as far as its own gradient insists.
+    Scales, slopes over depth and every coefficient by itself, the wider a direction the faster. So what all groups of
+    an expert have in common is found in a few steps, and a group leaves it only as far as its own gradient insists.
     """
+    free = np.any(frame.stages[-1].basis != 0, axis=1)
+    each = np.eye(len(free))[:, free]
     if not growth:
-        return frame.stages[-1].basis
-    columns, before = [], 0
+        return each
+    columns, before = [OWN["full"] * each], 0
     for stage in frame.stages:
-        own = stage.basis[:, before:] if stage.name != "full" else frame.stages[-1].basis
-        if stage.name != "smooth":
-            columns.append(OWN[stage.name] * own)
+        if stage.name in ("scales", "depth"):
+            columns.append(OWN[stage.name] * stage.basis[:, before:])
         before = stage.dimensions
     return np.concatenate(columns, axis=1)

@@ -36,7 +36,10 @@ class Descent:
     @property
     def average(self) -> Array:
         """The mean iterate; the point itself before the first step."""
-        return self._sum / self._count if self._count else self.point
+        if not self._count:
+            return self.point
+        # only undoes rounding: the iterates are within the bounds
+        return np.clip(self._sum / self._count, self.low, self.high)
 
     def restart_average(self) -> None:
         """Forget the iterates so far: they were on the way."""

@@ -13,14 +13,14 @@ from optimizer.engines.seeds import seed_for
 
 Array = NDArray[np.float64]
 
-TRIES = 100  # draws for one member before it is pulled towards the mean
+TRIES = 100  # draws for one member before it is put on the bounds
 
 
 class Evolution:
     """A normal distribution around start + basis @ z.
 
-    Members are drawn until they are within the bounds of the space; after `TRIES` draws, the last one is pulled
-    towards the mean until it is. A member's draw depends on the seed and its place alone.
+    Members are drawn until they are within the bounds of the space; after `TRIES` draws the last one stands for the
+    nearest point within them. A member's draw depends on the seed and its place alone.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Evolution:
     def ask(self) -> list[Array]:
         """The members of the next generation, `[parameters]` each."""
         self._asked = [self._draw(member) for member in range(self._cma.population_size)]
-        return [self._at(z) for z in self._asked]
+        return [np.clip(self._at(z), self._low, self._high) for z in self._asked]
 
     def tell(self, values: list[float]) -> None:
         """Rank the members asked for last; larger is better, minus infinity for one that failed."""
@@ -64,13 +64,8 @@ class Evolution:
         for _ in range(TRIES):
             z: Array = self._cma.ask()
             if self._inside(z):
-                return z
-        mean = self._cma.mean
-        share = 1.0
-        while not self._inside(mean + share * (z - mean)) and share > 1e-6:
-            share *= 0.9
-        pulled: Array = mean + share * (z - mean) if share > 1e-6 else mean
-        return pulled
+                break
+        return z
 
     def _inside(self, z: Array) -> bool:
         point = self._at(z)

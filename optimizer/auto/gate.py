@@ -18,7 +18,7 @@ def gate(state: State) -> str | None:
     Compares the ranks of all candidates scored so far, by the metric and by the smooth score, on their common examples.
     """
     scored = [state.outcomes(one) for one in state.candidates if state.outcomes(one)]
-    if len(scored) < LEAST_ARMS:
+    if len(scored) < LEAST_ARMS or state.problem.measure.signal == "smooth":
         return None
     common = [name for name in scored[0] if all(name in known for known in scored)]
     measure = state.problem.measure
@@ -26,8 +26,8 @@ def gate(state: State) -> str | None:
     rows = [[known[name] for name in common] for known in scored]
     smooth = [float(weights @ measure.values(row, "smooth")) for row in rows]
     metric = [float(weights @ measure.values(row, "metric")) for row in rows]
-    if not common or not np.all(np.isfinite(smooth)):
-        return None
+    if not common or not np.all(np.isfinite(smooth)) or len(set(metric)) == 1:
+        return None  # nothing speaks against it
     found = rank_correlation(np.array(smooth), np.array(metric))
     if found < LEAST_CORRELATION:
         return (

@@ -9,7 +9,6 @@ was found.
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +17,6 @@ Array = NDArray[np.float64]
 
 # The share of what could be lost at most that each bet puts at stake; their mean needs no tuning to the gap.
 _STAKES = np.geomspace(0.02, 0.98, 24)
-
-
-def example_weights(tasks: Sequence[str], weights: dict[str, float]) -> Array:
-    """Each example's weight in an objective that is the weighted mean of its tasks' means; they add up to 1.
-
-    `tasks` names the task of each example. Raises `KeyError` for a task without a weight.
-    """
-    counts = {task: tasks.count(task) for task in dict.fromkeys(tasks)}
-    whole = math.fsum(weights[task] for task in counts)
-    return np.array([weights[task] / whole / counts[task] for task in tasks])
 
 
 def alpha_of(alpha: float, incumbent: int) -> float:
@@ -39,8 +28,8 @@ def wealth(differences: Array, weights: Array, total: int, largest: float, toler
     """The largest wealth reached by betting that the candidate is worse than the incumbent by more than `tolerance`.
 
     `differences` are the candidate's score minus the incumbent's for the examples seen, in the order of the
-    permutation, each in [-1, 1]; `weights` theirs (see `example_weights`), `total` the number of all examples,
-    `largest` the largest weight of them all. Infinite where the examples that are left cannot make up for it. Give the
+    permutation, each in [-1, 1]; `weights` theirs (they add up to 1 over all examples), `total` the number of all
+    examples, `largest` the largest weight of them all. Infinite where the examples that are left cannot make up for it. Give the
     candidate up where it is 1 / alpha or more.
     """
     seen = len(differences)
@@ -58,6 +47,7 @@ def wealth(differences: Array, weights: Array, total: int, largest: float, toler
         return math.inf
     claimed = claimed[:-1]
     sound = claimed > -bound  # below, the claim holds whatever comes: nothing to bet on any more
+    sound &= claimed < bound  # at the bound, whatever comes is what was claimed
     room = np.where(sound, bound - claimed, 1.0)
     steps = np.where(sound, (values - claimed) / room, 0.0)
     growth = np.cumsum(np.log1p(-np.outer(steps, _STAKES).clip(max=0.98)), axis=0)

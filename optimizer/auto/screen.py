@@ -18,8 +18,10 @@ def screen(state: State) -> Asking:
     ids = state.fresh("search", FIRST, "screen")
     yield from state.score([(arm, ids) for arm in arms])
     ranked = _ranked(state, arms, ids)
-    more = (*ids, *state.fresh("search", SECOND, "screen"))
-    best = ranked[:BEST]
+    more = tuple(dict.fromkeys((*ids, *state.fresh("search", SECOND, "screen"))))
+    best = ranked[: min(BEST, state.left // max(1, len(more) - len(ids)))] or ranked[:1]
+    if state.left < len(best) * (len(more) - len(ids)):
+        more = ids
     yield from state.score([(arm, more) for arm in best])
     best = _ranked(state, best, more)
     if best:

@@ -28,6 +28,7 @@ class State:
         self.candidates: list[Candidate] = []
         self.failed: dict[int, str] = {}
         self.joined: list[str] = []  # virtual experts
+        self._closed: set[int] = set()
         self._known: dict[tuple[int, Split], dict[str, Outcome]] = {}
         self._drawn: dict[str, int] = {}
 
@@ -115,15 +116,25 @@ class State:
         """A candidate's objective on all search examples it was scored on."""
         return self.mean(candidate, list(self.outcomes(candidate)))
 
+    def common(self, one: Candidate, other: Candidate, split: Split = "search") -> list[str]:
+        """The examples that both were scored on."""
+        theirs = self.outcomes(other, split)
+        return [name for name in self.outcomes(one, split) if name in theirs]
+
     def paired(self, one: Candidate, other: Candidate, split: Split = "search") -> tuple[float, float]:
         """Mean and standard error of `one` minus `other` on the examples both were scored on."""
-        theirs = self.outcomes(other, split)
-        ids = [name for name in self.outcomes(one, split) if name in theirs]
+        ids = self.common(one, other, split)
         if not ids:
             return 0.0, np.inf
         differences = self.values(one, ids, split) - self.values(other, ids, split)
         measure = self.problem.measure
         return float(measure.weights(ids) @ differences), measure.standard_error(ids, differences)
+
+    def closing(self, candidates: Sequence[Candidate]) -> list[Ask]:
+        """The asks that end these candidates, as far as they have not ended."""
+        open_ones = [one for one in candidates if one.number not in self._closed]
+        self._closed.update(one.number for one in open_ones)
+        return [self.close(one) for one in open_ones]
 
     def close(self, candidate: Candidate, **about: Any) -> Close:
         """The ask that ends a candidate, with what its search outcomes say."""
@@ -145,6 +156,10 @@ class State:
         for task, share in shares(by_task, count).items():
             found += self._next(split, task, by_task[task], share, stream)
         return tuple(found)
+
+    def size(self, split: Split, count: int) -> int:
+        """How many examples `fresh` gives where `count` are wanted: every task needs `LEAST` of them."""
+        return sum(shares(self._by_task(split), count).values())
 
     def _by_task(self, split: Split) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}

@@ -8,7 +8,7 @@ from collections.abc import Generator
 
 from optimizer.auto.asks import Answer, Ask, Note
 from optimizer.auto.climb import climb
-from optimizer.auto.descend import descend
+from optimizer.auto.descend import STAGE, descend
 from optimizer.auto.finals import finals
 from optimizer.auto.gate import gate
 from optimizer.auto.problem import WHOLE, Parts, Problem
@@ -23,6 +23,7 @@ def search(problem: Problem, parts: Parts = WHOLE) -> Generator[list[Ask], list[
     state = State(problem)
     leader = yield from screen(state)
     if leader is None:
+        yield state.closing(state.candidates)
         return Verdict((), None)
     if parts.virtual:
         leader = yield from widen(state, leader)
@@ -33,6 +34,6 @@ def search(problem: Problem, parts: Parts = WHOLE) -> Generator[list[Ask], list[
         leader = yield from descend(state, leader, parts)
     else:
         yield [Note(f"The gradient of the coefficients was not used: {reason}.")]
-    leader = yield from climb(state, leader, parts, refined=reason is None)
+    leader = yield from climb(state, leader, parts, refined=leader.about.get("stage") == STAGE)
     verdict: Verdict = yield from finals(state, leader, parts)
     return verdict

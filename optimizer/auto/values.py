@@ -1,7 +1,7 @@
 """Examples as numbers: what each contributes to the objective, candidates compared on the same ones."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,14 +62,6 @@ class Measure:
 def task_of(example: str) -> str:
     """The task in an example's id."""
     return example.rpartition(":")[0]
-
-
-def loss_scales(counted: Mapping[str, float], means: Mapping[str, float]) -> dict[str, float]:
-    """The weight of each task's loss: its weight in the objective over its loss at the start, so that none drowns."""
-    return {task: weight / max(means[task], LEAST_LOSS) for task, weight in counted.items() if task in means}
-
-
-LEAST_LOSS = 0.05  # nats: a task that is solved at the start must not outweigh all others
 
 
 def _value(task: Task, outcome: Outcome, signal: Signal) -> float:

@@ -1,5 +1,7 @@
 """Let closed-form merges join the experts, so that the search mixes what it would otherwise only be compared with."""
 
+from collections.abc import Mapping, Sequence
+
 from optimizer.auto.asks import Candidate, Made, Note, Recommend, Virtual
 from optimizer.auto.screen import FIRST, SECOND
 from optimizer.auto.state import DIFFERENTIATED, SCORED, Asking, State
@@ -16,8 +18,7 @@ def widen(state: State, leader: Candidate) -> Asking:
     best = leader
     for name in state.problem.virtual:
         examples = _examples(state, name)
-        cost = PRICE.get(name, 0) * sum(map(len, examples.values()))
-        cost += sum(len({task_of(one) for one in ids}) for ids in examples.values()) if name == "regmean" else 0
+        cost = price(name, examples)
         if cost + FIRST + SECOND > MOST * state.left:
             continue
         state.spent += cost
@@ -34,6 +35,12 @@ def widen(state: State, leader: Candidate) -> Asking:
             best = found
             yield [Recommend(best.place)]
     return best
+
+
+def price(name: str, examples: Mapping[str, Sequence[str]]) -> int:
+    """What making a virtual expert takes, in EFE; for Gram matrices an example of each task is scored once more."""
+    once_more = sum(len({task_of(one) for one in ids}) for ids in examples.values()) if name == "regmean" else 0
+    return PRICE.get(name, 0) * sum(map(len, examples.values())) + once_more
 
 
 def _examples(state: State, name: str) -> dict[str, tuple[str, ...]]:

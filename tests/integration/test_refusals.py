@@ -410,5 +410,5 @@ def test_documents_that_were_left_out_are_told(shop: Shop, tmp_path: Path) -> No
     changes = {"evaluate.tasks": ["twice"], "evaluate.include_path": str(tmp_path)}
     lines: list[str] = []
     submitted(write_job(shop, tmp_path, changes), lines.append)
-    assert "Note: `twice`: 1 documents that come twice are kept once." in lines
-    assert "Note: `twice`: 1 validation documents are left out, they are test documents too." in lines
+    assert "Note: `twice`: 1 documents that come twice, but for case and white space, are kept once." in lines
+    assert "Note: `twice`: 1 documents are left out, they are scored in another split." in lines

@@ -45,8 +45,8 @@ def test_a_contestant_keeps_its_budget_and_repeats_itself_for_a_seed(name: str, 
 
 @pytest.mark.parametrize("name", [name for name in BASELINES if "grid" not in name])
 def test_another_seed_gives_another_search(name: str, small: Quadratic) -> None:
-    answers = [next(iter(BASELINES[name](Meter(small, BUDGET), BUDGET, seed))).recommended for seed in (1, 2)]
-    assert not np.array_equal(*answers)
+    one, other = (next(iter(BASELINES[name](Meter(small, BUDGET), BUDGET, seed))).recommended for seed in (1, 2))
+    assert not np.array_equal(one, other)
 
 
 def test_test_examples_are_out_of_a_contestants_sight(small: Quadratic) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
@@ -105,7 +105,9 @@ def landscape(tasks: int = 2, seed: int = 0) -> Quadratics:
     parameters = len(space_of().names())
     centre = np.tile([0.7, 0.35], parameters // 2) + rng.normal(0, 0.2, parameters)
     ids: dict[Split, tuple[str, ...]] = {}
-    optima, thresholds, place = [], [], {}
+    optima: list[Array] = []
+    thresholds: list[float] = []
+    place: dict[str, int] = {}
     for split, size in SIZES.items():
         ids[split] = tuple(f"t{number % tasks}:{split}{number}" for number in range(size))
         for name in ids[split]:
@@ -176,7 +178,8 @@ class Log:
     @property
     def answer(self) -> Array:
         """The winner's point."""
-        assert self.verdict is not None and self.verdict.winner is not None
+        assert self.verdict is not None
+        assert self.verdict.winner is not None
         return self.verdict.winner.place
 
 
@@ -191,12 +194,16 @@ def answering(known: Quadratics) -> Answering:
             return Scored(known.score(ask.candidate.place, ask.ids))
         if isinstance(ask, Slope):
             return Sloped(*known.gradient(ask.point, ask.ids, ask.scales))
+        assert isinstance(ask, Close | Recommend | Note), f"{ask} is not for this landscape"
         return None
 
     return answer
 
 
-def drive(problem: Problem, answer: Answering, parts: Parts = Parts()) -> Log:
+EVERYTHING = Parts()
+
+
+def drive(problem: Problem, answer: Answering, parts: Parts = EVERYTHING) -> Log:
     """The strategy with a plain loop in place of trials and workers."""
     log, program, answers = Log(), search(problem, parts), None
     while True:
@@ -222,13 +229,10 @@ def told(asks: Sequence[Ask]) -> Iterator[tuple[object, ...]]:
             yield "close", ask.candidate.number, ask.value, ask.standard_error, ask.examples
         elif isinstance(ask, Recommend):
             yield "recommend", ask.point.tobytes()
-        else:
+        elif isinstance(ask, Note):
             yield "note", ask.text
-
-
-def cheaper(problem: Problem, budget: int) -> Problem:
-    """The same search with another budget."""
-    return replace(problem, budget=budget)
+        else:
+            raise NotImplementedError(f"{ask} is not for this landscape")
 
 
 def margin(rate: float, repetitions: int) -> int:

@@ -84,7 +84,8 @@ def test_members_that_failed_are_moved_away_from() -> None:
     for _ in range(10):
         one.tell([float(point[0]) if point[0] > 0.3 else -np.inf for point in one.ask()])
     assert one.mean[0] > 0.5
-    assert np.all(np.isfinite(one.mean)) and np.isfinite(one.spread)
+    assert np.all(np.isfinite(one.mean))
+    assert np.isfinite(one.spread)
 
 
 def test_the_spread_shrinks_where_there_is_nothing_to_find_but_the_middle() -> None:

@@ -60,7 +60,7 @@ def ended(state: State, leader: Candidate, known: Mapping[int, Values]) -> tuple
 def right(share: float, seed: int) -> dict[str, float]:
     """0/1 scores: this share of each split, drawn."""
     rng = np.random.default_rng(seed)
-    found = {}
+    found: dict[str, float] = {}
     for ids in (SEARCH, SELECT):
         scores = np.zeros(len(ids))
         scores[: round(share * len(ids))] = 1.0
@@ -162,7 +162,7 @@ def test_a_score_beyond_one_does_not_make_the_race_give_up_what_is_as_good() -> 
             {name: float(value) for name, value in zip(SEARCH, row, strict=True)}
             for row in np.exp(rng.normal(2.5, 0.5, (2, len(SEARCH))))
         )
-        change = np.mean(list(second.values())) - np.mean(list(first.values()))
+        change = float(np.mean(list(second.values())) - np.mean(list(first.values())))
         second = {name: value - change for name, value in second.items()}  # equal on the whole
         second[SEARCH[0]] -= 0.01
         for known in (first, second):

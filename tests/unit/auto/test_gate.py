@@ -5,7 +5,7 @@ import pytest
 from quadratics import landscape, problem_of
 
 from evaluators.protocol import Outcome
-from optimizer.auto.asks import Scored
+from optimizer.auto.asks import Answer, Scored
 from optimizer.auto.gate import LEAST_ARMS, gate, rank_correlation
 from optimizer.auto.state import State
 
@@ -18,7 +18,9 @@ def judged(metric: list[float], smooth: list[float | None]) -> str | None:
     candidates = [state.candidate(None) for _ in metric]
     program = state.score([(one, IDS) for one in candidates])
     next(program)
-    answers = [Scored([Outcome(name, value, twin) for name in IDS]) for value, twin in zip(metric, smooth, strict=True)]
+    answers: list[Answer] = [
+        Scored([Outcome(name, value, twin) for name in IDS]) for value, twin in zip(metric, smooth, strict=True)
+    ]
     with pytest.raises(StopIteration):
         program.send(answers)
     return gate(state)

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from quadratics import margin
 
-from optimizer.auto.race import alpha_of, example_weights, hopeless, wealth
+from optimizer.auto.race import alpha_of, hopeless, wealth
 
 Array = NDArray[np.float64]
 Drawn = Callable[[np.random.Generator, int, float], Array]
@@ -18,7 +18,7 @@ ALPHA = 0.05
 EXAMPLES = 256
 REPETITIONS = 400
 TASKS = ["small"] * 64 + ["large"] * 192  # their examples weigh 3:1 where the tasks weigh the same
-UNEQUAL = example_weights(TASKS, {"small": 1.0, "large": 1.0})
+UNEQUAL = np.array([0.5 / TASKS.count(task) for task in TASKS])
 EQUAL = np.full(EXAMPLES, 1 / EXAMPLES)
 
 
@@ -59,7 +59,8 @@ def equal_in_every_task(rng: np.random.Generator, drawn: Drawn, discordance: flo
 def given_up_after(differences: Array, weights: Array, block: int, alpha: float = ALPHA) -> int | None:
     """How many examples a race takes to give the candidate up, None where it never does."""
     total = len(differences)
-    for seen in [*range(block, total, block), total]:
+    looks: list[int] = [*range(block, total, block), total]
+    for seen in looks:
         if hopeless(differences[:seen], weights[:seen], total, float(weights.max()), alpha):
             return seen
     return None
@@ -191,10 +192,3 @@ def test_all_the_incumbents_a_candidate_meets_share_one_alpha() -> None:
     assert all(one > other for one, other in pairwise(allowed))
     assert sum(allowed) <= ALPHA
     assert sum(allowed) == pytest.approx(ALPHA, rel=1e-4)
-
-
-def test_every_task_counts_by_its_weight_however_many_examples_it_has() -> None:
-    weights = example_weights(["a", "b", "b", "b", "b"], {"a": 1.0, "b": 3.0, "absent": 5.0})
-    assert weights == pytest.approx([0.25] + [0.75 / 4] * 4)
-    with pytest.raises(KeyError):
-        example_weights(["a", "unknown"], {"a": 1.0})

@@ -18,7 +18,8 @@ def test_the_gradients_of_the_parts_add_up_to_the_whole_ones(tasks: int, shards:
     scales = {f"t{number}": 0.3 + number for number in range(tasks)}
     point = np.full(known.optima.shape[1], 0.4)
     whole, losses = known.gradient(point, ids, scales)
-    total, by_id = np.zeros_like(point), {}
+    total = np.zeros_like(point)
+    by_id: dict[str, float] = {}
     for part in cut(ids, shards):
         found, own = known.gradient(point, part, shard_scales(part, ids, scales))
         total += found
@@ -36,7 +37,8 @@ def test_every_example_is_in_exactly_one_part(count: int, shards: int) -> None:
     assert len(parts) <= max(1, shards)
     if len(parts) > 1:
         sizes = [len(part) for part in parts]
-        assert min(sizes) >= LEAST and max(sizes) - min(sizes) <= 1
+        assert min(sizes) >= LEAST
+        assert max(sizes) - min(sizes) <= 1
 
 
 def test_nothing_is_cut_into_no_parts() -> None:

@@ -57,7 +57,8 @@ def test_it_finds_a_clearly_better_merge_than_the_best_warm_start(tasks: int, gr
     known, problem = landscape(tasks), posed(tasks, gradient=gradient)
     log = undisturbed(tasks, gradient=gradient)
     assert known.quality(log.answer) > best_arm(known, problem) + (0.2 if gradient else 0.05)
-    assert log.verdict is not None and log.verdict.claimed is not None
+    assert log.verdict is not None
+    assert log.verdict.claimed is not None
     assert log.verdict.claimed == pytest.approx(known.quality(log.answer), abs=0.1)
 
 
@@ -131,7 +132,8 @@ def test_it_stops_where_the_minutes_are_over() -> None:
     problem = replace(posed(), time_is_up=lambda: True)
     log = drive(problem, answering(landscape(2)))
     assert not log.slopes
-    assert log.verdict is not None and log.verdict.winner is not None
+    assert log.verdict is not None
+    assert log.verdict.winner is not None
     assert log.spent < 0.5 * problem.budget
 
 
@@ -139,7 +141,8 @@ def test_few_examples_are_enough_to_run() -> None:
     known = landscape(2)
     examples = {split: known.ids[split][:20] for split in ("gradient", "search", "select")}
     log = drive(replace(posed(), examples=examples), answering(known))  # type: ignore[arg-type]
-    assert log.verdict is not None and log.verdict.winner is not None
+    assert log.verdict is not None
+    assert log.verdict.winner is not None
 
 
 # ---- what it asks
@@ -270,8 +273,9 @@ def test_what_is_no_point_of_the_space_is_compared_but_not_started_from() -> Non
     problem = posed()
     log = drive(replace(problem, arms=[Arm("elsewhere", None), *problem.arms]), with_outsider)
     assert log.verdict is not None
-    assert log.verdict.winner is not None and log.verdict.winner.point is not None
-    assert any(close.candidate.label == "elsewhere" and close.value == 1.0 for close in log.closed)
+    assert log.verdict.winner is not None
+    assert log.verdict.winner.point is not None
+    assert any(close.candidate.label == "elsewhere" and close.value == pytest.approx(1.0) for close in log.closed)
 
 
 def test_baselines_that_were_scored_are_closed_also_where_there_is_nothing_to_start_from() -> None:
@@ -291,19 +295,22 @@ def test_members_that_fail_do_not_end_the_search(gradient: bool) -> None:
     known = landscape(2)
 
     def fails(ask: Ask) -> bool:
-        return isinstance(ask, Score) and ask.candidate.number > 7 and ask.candidate.number % 5 == 0
+        return (
+            isinstance(ask, Score) and ask.candidate.number > 7 and ask.candidate.number % (2 if gradient else 5) == 0
+        )
 
     log = drive(posed(gradient=gradient), without(known, fails))
     assert known.quality(log.answer) > best_arm(known, posed()) + (0.2 if gradient else 0.03)
     failed = {close.candidate.number for close in log.closed if close.value is None}
     assert failed
-    assert log.verdict is not None and not failed & {one.number for one in log.verdict.finalists}
+    assert log.verdict is not None
+    assert not failed & {one.number for one in log.verdict.finalists}
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.1, 0.3])
 @pytest.mark.parametrize("gradient", [True, False], ids=["gradient", "no gradient"])
 def test_the_winner_is_never_a_merge_that_failed(rate: float, gradient: bool) -> None:
-    """A merge may fail at any ask, also one that was scored before: workers are lost on it, or select has a long text."""
+    """A merge may fail at any ask, also one that was scored before: workers are lost on it, a text is too long."""
     for seed in range(12):
         rng, failed = random.Random(seed), set[int]()
 
@@ -315,23 +322,27 @@ def test_the_winner_is_never_a_merge_that_failed(rate: float, gradient: bool) ->
             return ask.candidate.number in failed
 
         log = drive(posed(budget=4000, seed=seed, gradient=gradient), without(landscape(2), fails))
-        assert log.verdict is not None and log.verdict.winner is not None
+        assert log.verdict is not None
+        assert log.verdict.winner is not None
         assert log.verdict.winner.number not in failed
 
 
 def test_where_a_leader_fails_on_select_another_finalist_wins() -> None:
     known = landscape(2)
-    old = undisturbed().verdict
-    assert old is not None and old.winner is not None
+    old = undisturbed(budget=2000).verdict
+    assert old is not None
+    assert old.winner is not None
     number = old.winner.number
 
     def fails(ask: Ask) -> bool:
         return isinstance(ask, Score) and ask.split == "select" and ask.candidate.number == number
 
-    log = drive(posed(), without(known, fails))
-    assert log.verdict is not None and log.verdict.winner is not None
+    log = drive(posed(budget=2000), without(known, fails))
+    assert log.verdict is not None
+    assert log.verdict.winner is not None
     asked = {score.candidate.number for score in log.scores if score.split == "select"}
-    assert number not in asked or log.verdict.winner.number != number
+    assert number in asked
+    assert log.verdict.winner.number != number
 
 
 def test_where_every_finalist_fails_on_select_there_is_still_an_end() -> None:
@@ -392,7 +403,8 @@ def test_where_the_gradient_misleads_its_answer_is_left_and_the_report_says_so()
     log = drive(posed(), misled(known))
     assert any("no better than its start on search examples, and was left" in note for note in log.notes)
     assert known.quality(log.answer) > best_arm(known, posed()) + 0.05
-    assert log.verdict is not None and log.verdict.winner is not None
+    assert log.verdict is not None
+    assert log.verdict.winner is not None
     assert log.verdict.winner.label != "gradient 1"
 
 

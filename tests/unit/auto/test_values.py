@@ -9,7 +9,7 @@ from evaluators.aggregate import objectives, standard_errors, task_means
 from evaluators.protocol import Outcome, Task
 from optimizer.auto.rule import engine_for
 from optimizer.auto.screen import least_examples
-from optimizer.auto.values import LEAST_LOSS, Measure, loss_scales, task_of
+from optimizer.auto.values import Measure, task_of
 from optimizer.told import attributes_of
 
 TASKS = [
@@ -55,10 +55,6 @@ def test_one_example_alone_has_no_standard_error() -> None:
 
 def test_a_task_may_have_colons_in_its_name() -> None:
     assert task_of("mmlu:law:4f2a") == "mmlu:law"
-
-
-def test_a_task_that_is_solved_at_the_start_does_not_outweigh_all_others() -> None:
-    assert loss_scales({"a": 0.5, "b": 0.5, "gone": 1.0}, {"a": 2.0, "b": 0.0}) == {"a": 0.25, "b": 0.5 / LEAST_LOSS}
 
 
 def test_auto_is_the_strategy_for_one_objective_and_an_engine_for_the_rest() -> None:

@@ -144,14 +144,16 @@ def test_a_point_goes_to_parameters_and_back_without_a_change(spec: dict[str, ob
 def test_a_point_is_within_the_bounds_or_refused_by_name(spec: dict[str, object], groups: list[Group]) -> None:
     space, frame = framed(spec, groups)
     low, high = space.bounds
-    assert set(frame.low) == {low} and set(frame.high) == {high}
+    assert set(frame.low) == {low}
+    assert set(frame.high) == {high}
     outside = drawn(frame, 1)
     outside[-1] = np.nextafter(high, np.inf)
     assert not frame.contains(outside)
     with pytest.raises(ValueError, match=frame.names[-1].replace("+", r"\+")):
         frame.parameters(outside)
     projected = frame.project(outside)
-    assert frame.contains(projected) and projected[-1] == high
+    assert frame.contains(projected)
+    assert projected[-1] == high
     assert np.array_equal(projected[:-1], outside[:-1])
 
 
