@@ -74,8 +74,8 @@ class Search(Frozen):
     """How candidates are proposed, and for how long.
 
     `virtual` names closed-form merges that join the experts while the engine `auto` searches; None leaves the choice to
-    it. `warm_start` names a finished job whose winner is one more baseline, and the start. `batch` has candidates scored
-    on so many examples, fresh ones for each generation, in place of the search split.
+    it. `warm_start` names a finished job whose winner is one more baseline, and the start. `batch` has candidates
+    scored on so many examples, fresh ones for each generation, in place of the search split.
     """
 
     engine: str = AUTO

@@ -48,7 +48,7 @@ def _climb_in(state: State, leader: Candidate, stage: Stage, sigma: float, parts
     for look in range(ROUNDS):
         best: tuple[float, Candidate | None] = (-np.inf, None)
         for _ in range(ROUND):
-            if state.left < reserve(state) + 2 * look_size + generation or state.over():
+            if state.left < state.reserve + 2 * look_size + generation or state.over():
                 break
             best = max(best, (yield from _generation(state, evolution, stage)), key=lambda pair: pair[0])
             if parts.mean and look > 0:
@@ -83,8 +83,3 @@ def _generation(state: State, evolution: Evolution, stage: Stage) -> Asking:
     yield state.closing(members)
     place = int(np.argmax(values))
     return state.mean(members[place], ids), members[place]
-
-
-def reserve(state: State) -> int:
-    """What the choice among the finalists will take, in EFE."""
-    return min(len(state.problem.examples["select"]) * 3, state.problem.budget // 5)

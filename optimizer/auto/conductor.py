@@ -93,6 +93,7 @@ class Conductor:
     _rounds: dict[tuple[int, str], int] = field(default_factory=dict)
     _seconds: dict[int, float] = field(default_factory=dict)
     _notes: list[str] = field(default_factory=list)
+    _values: dict[int, tuple[int, float]] = field(default_factory=dict)  # trial to examples and score, so far
 
     def __post_init__(self) -> None:
         self._space = space = self.plan.space(self.job)
@@ -288,6 +289,8 @@ class Conductor:
             self.progress.say(f"trial {number} failed: {error}")
             return Scored((), error)
         known = {one.id: one for one in self.evidence.outcomes(number, ask.split) or ()}
+        if ask.split == "search":
+            self._values[number] = (len(known), self._measure.mean(list(known.values())))
         return Scored([known[name] for name in ask.ids])
 
     def _close(self, ask: Close) -> None:
@@ -372,16 +375,15 @@ class Conductor:
 
     def _standings(self) -> Standings:
         trials = all_trials(self.study)
-        done = [one for one in trials if one.state == TrialState.COMPLETE]
-        best = max(done, key=lambda one: (one.user_attrs.get("examples", 0), one.values[0]), default=None)
+        best = max(self._values, key=lambda number: self._values[number], default=None)
         return Standings(
-            finished=len(done),
+            finished=len(self._values),
             failed=sum(one.state == TrialState.FAIL for one in trials),
             share=min(1.0, self._spent / self._problem.budget),
             examples=self._scored_here,
             seconds=time.monotonic() - self._began,
-            best=None if best is None else best.values[0],
-            best_label="" if best is None else label_of(best),
+            best=None if best is None else self._values[best][1],
+            best_label="" if best is None else f"{label_of(trials[best])}, {self._values[best][0]} examples",
         )
 
 

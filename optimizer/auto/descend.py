@@ -29,7 +29,7 @@ def descend(state: State, leader: Candidate, parts: Parts) -> Asking:
     steps = max(LEAST_STEPS, len(state.problem.examples["gradient"]) // size)
     for number in range(ROUNDS):
         look = state.size("search", CHECK * 2 ** min(number, 2))
-        room = min(int((0.6 if number == 0 else 0.5) * state.left), state.left - 2 * look)
+        room = min(int((0.6 if number == 0 else 0.5) * state.left), state.left - state.reserve - 2 * look)
         steps = min(steps, room // (DIFFERENTIATED * size), MOST_STEPS)
         if steps < LEAST_STEPS or state.over():
             break

@@ -8,13 +8,12 @@ import numpy as np
 from optimizer.auto.asks import Candidate, Note, Recommend
 from optimizer.auto.problem import Parts
 from optimizer.auto.race import alpha_of, hopeless
-from optimizer.auto.state import Asking, State
+from optimizer.auto.state import FINALISTS, Asking, State
 from optimizer.auto.verdict import Verdict
 from optimizer.engines.seeds import seed_for
 
 ALPHA = 0.05  # of giving up a candidate that is as good as the one it races against
 BLOCK = 64
-MOST = 4  # finalists
 PRIOR = 0.05  # standard deviation of true differences between finalists, as a share of that of examples
 LEAST_COMMON = 16  # examples that both were scored on, below which nothing can be said of a difference
 AUDITED = 0.02  # share of the eliminated that is run to the end all the same, to see how often that was wrong
@@ -25,7 +24,7 @@ def finals(state: State, leader: Candidate, parts: Parts) -> Asking:
     challengers = contenders(state, leader)
     if parts.race and challengers and _affordable(state, leader, len(challengers)):
         leader, challengers = yield from _race(state, leader, challengers)
-    finalists = [leader, *challengers[: MOST - 1]]
+    finalists = [leader, *challengers[: FINALISTS - 1]]
     select = state.problem.examples["select"]
     finalists = finalists[: max(1, state.left // max(1, len(select)))]
     winner: Candidate | None = leader
@@ -76,7 +75,7 @@ def contenders(state: State, leader: Candidate) -> list[Candidate]:
     within = [one for one in usable if np.isfinite(gap[one.number][1]) and sum(gap[one.number]) >= 0]
     within = [one for one in within if len(state.common(one, leader)) >= LEAST_COMMON]
     simplest = sorted(within, key=lambda one: (one.origin != "baseline", one.number))[:1]
-    return list(dict.fromkeys([*answers[: MOST - 2], *arms[:1], *simplest]))
+    return list(dict.fromkeys([*answers[: FINALISTS - 2], *arms[:1], *simplest]))
 
 
 def _affordable(state: State, leader: Candidate, count: int) -> bool:
@@ -105,6 +104,8 @@ def _race(state: State, leader: Candidate, challengers: list[Candidate]) -> Aski
     """The best on the whole search split, and who could not be told to be worse."""
     whole = list(state.problem.examples["search"])
     yield from state.score([(leader, whole)])
+    if leader.number in state.failed:
+        return leader, challengers
     runners = [_runner(state, one, whole) for one in challengers]
     passed: list[Candidate] = []
     while any(not one.given_up and one.seen < len(whole) for one in runners):

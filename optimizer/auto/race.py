@@ -29,8 +29,8 @@ def wealth(differences: Array, weights: Array, total: int, largest: float, toler
 
     `differences` are the candidate's score minus the incumbent's for the examples seen, in the order of the
     permutation, each in [-1, 1]; `weights` theirs (they add up to 1 over all examples), `total` the number of all
-    examples, `largest` the largest weight of them all. Infinite where the examples that are left cannot make up for it. Give the
-    candidate up where it is 1 / alpha or more.
+    examples, `largest` the largest weight of them all. Infinite where the examples that are left cannot make up for
+    it. Give the candidate up where it is 1 / alpha or more.
     """
     seen = len(differences)
     if seen == 0:

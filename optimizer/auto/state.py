@@ -15,6 +15,7 @@ from search_spaces.nested import Frame
 
 Asking = Generator[list[Ask], list[Answer], Any]
 
+FINALISTS = 4
 SCORED, DIFFERENTIATED = 1, 3  # EFE of one scored example, and of one in a gradient batch
 
 
@@ -47,6 +48,12 @@ class State:
     def left(self) -> int:
         """What is left of the budget, in EFE."""
         return self.problem.budget - self.spent
+
+    @property
+    def reserve(self) -> int:
+        """What the end may take, in EFE: finalists on select, the winner on all of search; a fifth of all at most."""
+        examples = self.problem.examples
+        return min(FINALISTS * len(examples["select"]) + len(examples["search"]), self.problem.budget // 5)
 
     def over(self) -> bool:
         """Whether the budget's minutes are over."""
