@@ -3,7 +3,7 @@
 from optimizer.auto.asks import Candidate, Recommend
 from optimizer.auto.state import Asking, State
 
-FIRST, SECOND = 24, 48  # examples that each arm is scored on, and that the best of them are scored on besides
+FIRST, SECOND = 16, 32  # examples that each arm is scored on, and that the best of them are scored on besides
 BEST = 3
 
 

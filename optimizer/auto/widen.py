@@ -8,13 +8,16 @@ from optimizer.auto.state import DIFFERENTIATED, SCORED, Asking, State
 from optimizer.auto.values import task_of
 from optimizer.calibration import own_tasks
 
-CALIBRATION = 32  # examples per expert; 8 to 128 gave merges within a point of each other
+CALIBRATION = 16  # examples per expert; 8 to 128 gave merges within a point of each other
 PRICE = {"regmean": SCORED, "fisher": DIFFERENTIATED}  # EFE of an example; the others need none
 MOST = 0.1  # of what is left, that one may cost
 
 
 def widen(state: State, leader: Candidate) -> Asking:
-    """The leader, or a closed-form merge that is better than it on the screen's examples."""
+    """The leader, or a closed-form merge that is better on the screen's examples by more than the standard error.
+
+    One that is not stays a direction to move in.
+    """
     best = leader
     for name in state.problem.virtual:
         examples = _examples(state, name)
@@ -31,7 +34,10 @@ def widen(state: State, leader: Candidate) -> Asking:
         found = state.candidate(state.frame.one_hot(name), "baseline", name, kind="baseline")
         ids = list(state.outcomes(leader))
         yield from state.score([(found, ids)])
-        if found.number not in state.failed and state.mean(found, ids) > state.mean(best, ids):
+        if found.number in state.failed:
+            continue
+        difference, error = state.paired(found, best)
+        if difference > error:
             best = found
             yield [Recommend(best.place)]
     return best
