@@ -36,7 +36,7 @@ SCALES = (0.2, 0.3, 0.4, 0.5, 0.6)
 
 def auto(landscape: Landscape, budget: int, seed: int, parts: Parts = WHOLE) -> Iterator[Step]:
     """See `Contestant`. Test is not looked at; select is, and charged."""
-    world = _World(landscape)
+    world = World(landscape)
     program = search(world.problem(budget, seed), parts)
     answers: list[Answer] | None = None
     while True:
@@ -53,7 +53,7 @@ def auto(landscape: Landscape, budget: int, seed: int, parts: Parts = WHOLE) -> 
         yield Step(world.spent, world.weights(verdict.winner.place), verdict.claimed)
 
 
-class _World:
+class World:
     """Answers asks from a landscape, and counts what they cost."""
 
     def __init__(self, landscape: Landscape) -> None:
@@ -62,7 +62,7 @@ class _World:
         self._space = space_of(landscape, self._virtual)
         self._frame = frame_of(self._space, landscape.groups)
 
-    def problem(self, budget: int, seed: int) -> Problem:
+    def problem(self, budget: int, seed: int, workers: int = 1) -> Problem:
         landscape = self.landscape
         splits: tuple[Split, ...] = ("gradient", "search", "select")
         return Problem(
@@ -72,6 +72,7 @@ class _World:
             arms=_arms(landscape, self._space, self._frame.vector),
             budget=budget,
             seed=seed,
+            workers=workers,
             measure=Measure(landscape.tasks),
             virtual=self._virtual,
             parents={expert: f"parent {expert}" for expert in landscape.experts},

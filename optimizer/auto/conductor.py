@@ -156,6 +156,7 @@ class Conductor:
             no_gradient=self.plan.no_gradient,
             virtual=self.plan.virtual,
             parents={name: f"parent {name}" for name in self.plan.template.experts},
+            workers=self.job.workers.count,
             time_is_up=self._time_is_up,
         )
 

@@ -25,7 +25,7 @@ def descend(state: State, leader: Candidate, parts: Parts) -> Asking:
     The first is at most one pass over the gradient split. A round's answer takes over only where it is better than its
     start on search examples, which the gradient has not seen.
     """
-    size = state.size("gradient", BATCH)
+    size = batch_size(state)
     steps = max(LEAST_STEPS, len(state.problem.examples["gradient"]) // size)
     for number in range(ROUNDS):
         look = state.size("search", CHECK * 2 ** min(number, 2))
@@ -48,6 +48,11 @@ def descend(state: State, leader: Candidate, parts: Parts) -> Asking:
     return leader
 
 
+def batch_size(state: State) -> int:
+    """The examples of a gradient batch: more where many workers would wait for few, up to four times as many."""
+    return state.size("gradient", BATCH * min(4, max(1, state.problem.workers // 4)))
+
+
 def _round(state: State, leader: Candidate, steps: int, parts: Parts) -> Asking:
     """The averaged iterate of one descent from the leader, with a rate that falls to a tenth (cosine).
 
@@ -59,7 +64,7 @@ def _round(state: State, leader: Candidate, steps: int, parts: Parts) -> Asking:
     for step in range(steps):
         if step in (steps // 8, steps // 4, steps // 2):
             descent.restart_average()
-        ids = state.fresh("gradient", BATCH, "descent")
+        ids = state.fresh("gradient", batch_size(state), "descent")
         state.spent += DIFFERENTIATED * len(ids)
         answer = (yield [Slope(descent.point, ids, scales)])[0]
         assert isinstance(answer, Sloped)

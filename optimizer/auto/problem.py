@@ -29,8 +29,8 @@ class Problem:
     `examples` are the ids of the splits gradient, search and select. `budget` is in example-forward-equivalents
     (EFE: 1 for a scored example, 3 for one in a gradient batch) and covers everything up to the choice of the winner.
     `virtual` names the closed-form merges that may join, the last coefficients of the space; `parents` gives the arm's
-    label for every expert. `no_gradient` says why there is no gradient, None where there is one. `time_is_up` is asked
-    between steps.
+    label for every expert. `no_gradient` says why there is no gradient, None where there is one. `workers` answer at
+    once; `time_is_up` is asked between steps.
     """
 
     frame: Frame
@@ -43,6 +43,7 @@ class Problem:
     no_gradient: str | None = None
     virtual: Sequence[str] = ()
     parents: Mapping[str, str] = field(default_factory=dict)
+    workers: int = 1
     time_is_up: Callable[[], bool] = never
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from optimizer.auto.values import task_of
 
-LEAST = 8  # examples of a shard: fewer cost a worker more to prepare than to answer
+LEAST = 4  # examples of a shard: fewer cost a worker more to prepare than to answer
 
 
 def cut(ids: Sequence[str], shards: int) -> Iterator[tuple[str, ...]]:

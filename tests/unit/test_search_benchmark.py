@@ -13,6 +13,7 @@ from benchmarks.search.figures import OFFSETS, figures
 from benchmarks.search.judge import Point, Run, judged, looked_at, path_of, read
 from benchmarks.search.landscape import Coefficients, Landscape, Step
 from benchmarks.search.meter import Meter, Refused
+from benchmarks.search.parallel import simulate
 from benchmarks.search.plots import curves, svg
 from benchmarks.search.run import Wanted, report, run_missing
 from benchmarks.search.synthetic import Quadratic, quadratic
@@ -178,3 +179,9 @@ def test_a_quadratic_landscape_is_the_same_whenever_it_is_made_and_another_for_a
     first, again, other = (quadratic(seed).score(at, quadratic(seed).ids["test"]) for seed in (0, 0, 1))
     assert first == again
     assert first != other
+
+
+def test_all_work_that_simulated_workers_finish_is_used_and_more_of_them_are_faster() -> None:
+    one, many = simulate(1, 4000, 0), simulate(16, 4000, 0)
+    assert one["used"] == many["used"] == 1
+    assert many["speed-up"] > 2 * one["speed-up"]

@@ -73,9 +73,7 @@ def test_a_search_torn_many_times_goes_the_way_of_an_undisturbed_one(tmp_path: P
     last = torn.conductor(pool_of(workers))
     assert last.search() == expected
     assert told(last.study) == told(undisturbed.study)
-    assert scored_count(torn.database, last.evidence.job_id) == scored_count(
-        calm.database, undisturbed.evidence.job_id
-    )
+    assert scored_count(torn.database, last.evidence.job_id) == scored_count(calm.database, undisturbed.evidence.job_id)
 
 
 def test_nothing_is_scored_again_when_a_finished_search_is_opened(tmp_path: Path) -> None:
