@@ -63,8 +63,8 @@ def refusal(job: Path) -> str:
 # ---- what the job file says
 
 TWO_OBJECTIVES = [{"task": "letter", "objective": "letters"}, {"task": "pick", "objective": "choices"}]
-METHODS = "(there is: linear, slerp, task_arithmetic, ties, dare_linear, dare_ties, breadcrumbs, della)"
-ENGINES = "(there is: cma-es, tpe, gp, random, nsga2)"
+METHODS = "(there is: linear, slerp, task_arithmetic, ties, dare_linear, dare_ties, breadcrumbs, della, iso_c)"
+ENGINES = "(there is: auto, cma-es, tpe, gp, random, nsga2, nsga3)"
 
 
 @pytest.mark.parametrize(
