@@ -95,7 +95,14 @@ def _trial_recipe(url: str, job: Job, number: int) -> Recipe:
     trial = trials[number]
     if not trial.params and "recipe" not in trial.user_attrs:
         raise InputError(f"trial {number} was never started, so it has no recipe; choose one that has a score.")
-    return recipe_of(trial, plan.space(spec))
+    recipe = recipe_of(trial, plan.space(spec))
+    for name in plan.made:
+        if name in recipe.experts and not Path(recipe.experts[name].path).is_dir():
+            raise InputError(
+                f"trial {number} mixes in the virtual expert `{name}`, whose folder {recipe.experts[name].path} is gone; "
+                "put it back, or run the job again under another name."
+            )
+    return recipe
 
 
 def _label(results: Results, number: int) -> str:

@@ -76,6 +76,7 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     plan = plan.model_copy(update=found)
     if job.engine() == AUTO and job.models.base is not None:
         plan = plan.model_copy(update={"baselines": (*plan.baselines, *_further(job, plan, sources))})
+        _check_budget(job, plan, counts["search"], None)
     return Checked(plan, examples, [*_notes(job, evaluator), *_twins(fingerprints)])
 
 
@@ -275,7 +276,8 @@ def _virtual(
         against = "they are made by workers whose engine is `torch`"
     wanted = job.search.virtual
     if wanted is None:
-        if against is not None or model is None or not counts.get("gradient") or len(job.models.experts) < 2:
+        few = model is None or not counts.get("gradient") or len(job.models.experts) < 2
+        if against is not None or few or "regmean" in job.models.experts or model is None:
             return ()
         return ("regmean",) if gram_bytes(model) <= 2 * sketch.needs.model_bytes else ()
     needing = [kind for kind in wanted if kind in STATISTICS]

@@ -61,7 +61,7 @@ class Budget(Frozen):
 
     trials: int | None = Field(default=None, ge=1, strict=True)  # strict: `true` is not 1
     examples: int | None = Field(default=None, ge=1, strict=True)
-    minutes: float | None = Field(default=None, gt=0)
+    minutes: float | None = Field(default=None, gt=0, strict=True)
 
     @model_validator(mode="after")
     def _something_ends_the_search(self) -> "Budget":

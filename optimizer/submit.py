@@ -12,7 +12,7 @@ from optimizer.examples import LedgerEntry
 from optimizer.jobs import Job, create_job, list_jobs
 from optimizer.preflight import Say, gib, preflight
 from optimizer.spec import JobFile
-from optimizer.warm_start import earlier_job, warm_started
+from optimizer.warm_start import check_examples, earlier_job, warm_started
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,10 @@ def submit(database: Engine, spec: JobFile, folder: Path, say: Say, local: bool)
     checked = preflight(spec, folder, say, local)
     for note in checked.notes:
         say(f"Note: {note}")
-    plan = checked.plan if earlier is None else warm_started(checked.plan, spec, earlier)
+    plan = checked.plan
+    if earlier is not None:
+        check_examples(database, earlier, checked.examples)
+        plan = warm_started(plan, spec, earlier)
     counts = ", ".join(f"{count} {split}" for split, count in plan.examples.items())
     say(
         f"Plan: {len(plan.space(spec).distributions())} coefficients, {len(plan.baselines)} baselines; "

@@ -1,9 +1,14 @@
 """Begin a search where an earlier one ended: its winner becomes a baseline, and the point to start from."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from sqlalchemy import Engine
 
+from evaluators.protocol import Example
 from merging.recipe import Recipe
 from optimizer.errors import InputError
+from optimizer.examples import read_ledger
 from optimizer.jobs import Job, get_job
 from optimizer.plan import Baseline, Plan
 from optimizer.results import from_json
@@ -31,9 +36,10 @@ def warm_started(plan: Plan, spec: JobFile, earlier: Job) -> Plan:
     Raises `InputError` where the winner is no point of this job's space.
     """
     before = Plan.model_validate(earlier.plan)
-    if _models(plan.template) == _models(before.template):
-        made = {name: source for name, source in before.made.items() if name in plan.virtual}
-        plan = plan.model_copy(update={"made": made})
+    if _models(plan.template) != _models(before.template):
+        raise InputError(_unfit(earlier.name, "it is of other models, or of the same in another order"))
+    made = {name: source for name, source in before.made.items() if name in plan.virtual and Path(source.path).is_dir()}
+    plan = plan.model_copy(update={"made": made})
     space = plan.space(spec)
     rows = from_json(earlier.result or {}).coefficients
     known = space.coefficients
@@ -51,6 +57,22 @@ def warm_started(plan: Plan, spec: JobFile, earlier: Job) -> Plan:
         label=f"winner of {earlier.name}", kind="baseline", recipe=space.recipe(parameters), parameters=parameters
     )
     return plan.model_copy(update={"baselines": (*plan.baselines, start), "start": parameters})
+
+
+def check_examples(database: Engine, earlier: Job, examples: Sequence[Example]) -> None:
+    """Raise `InputError` where the new job would test on what the earlier one searched on."""
+    looked_at = {_content(one.id) for one in read_ledger(database, earlier.id) if one.split != "test"}
+    seen = [one for one in examples if one.split == "test" and _content(one.id) in looked_at]
+    if seen:
+        raise InputError(
+            f"`search.warm_start`: a test example must not have been searched on, but {len(seen)} test examples of "
+            f"this job were in another split of `{earlier.name}`; use the same `splits` and `limit`, or leave "
+            "`warm_start` out."
+        )
+
+
+def _content(example: str) -> str:
+    return example.rpartition(":")[2]
 
 
 def _models(recipe: Recipe) -> tuple[object, ...]:

@@ -92,6 +92,7 @@ class Conductor:
     _gradients: dict[int, list["_Part"]] = field(default_factory=dict)
     _rounds: dict[tuple[int, str], int] = field(default_factory=dict)
     _seconds: dict[int, float] = field(default_factory=dict)
+    _met: set[int] = field(default_factory=set)  # candidates this process has come to, replayed or new
     _notes: list[str] = field(default_factory=list)
     _values: dict[int, tuple[int, float]] = field(default_factory=dict)  # trial to examples and score, so far
 
@@ -146,10 +147,7 @@ class Conductor:
             frame=self._frame,
             tasks=self.plan.tasks,
             examples=by_split,
-            arms=[
-                Arm(one.label, None if one.parameters is None else self._frame.vector(one.parameters))
-                for one in self.plan.baselines
-            ],
+            arms=self._arms(),
             budget=self._budget(len(by_split["search"])),
             seed=self.job.search.seed,
             measure=self._measure,
@@ -159,6 +157,21 @@ class Conductor:
             workers=self.job.workers.count,
             time_is_up=self._time_is_up,
         )
+
+    def _arms(self) -> list[Arm]:
+        """The job's baselines; where none is a point of the space (other methods, narrow bounds), one that is."""
+        arms = [
+            Arm(one.label, None if one.parameters is None else self._frame.vector(one.parameters))
+            for one in self.plan.baselines
+        ]
+        if all(arm.point is None for arm in arms):
+            count = len(self.plan.coefficient_names)
+            uniform = self._space.express((*((1 / count,) * count), *((0.0,) * len(self.plan.virtual))))
+            if uniform is not None:
+                arms.append(Arm(f"uniform {self.job.method.name}", self._frame.vector(uniform)))
+            else:
+                arms.append(Arm("middle of the space", (self._frame.low + self._frame.high) / 2))
+        return arms
 
     def _budget(self, whole: int) -> int:
         """In EFE: the job's examples, and what its trials would take on the whole search split."""
@@ -171,7 +184,7 @@ class Conductor:
     def _time_is_up(self) -> bool:
         """Also by trials: strategies count examples, jobs may count both. What was decided once stays decided."""
         budget = self.job.search.budget
-        if budget.trials is not None and len(self._trials) >= budget.trials:
+        if budget.trials is not None and len(self._met) >= budget.trials:
             return True
         if self.time_was_up is not None:
             return self._asked >= self.time_was_up
@@ -247,6 +260,7 @@ class Conductor:
 
     def _missing(self, ask: Score, asking: int) -> Iterator[Round]:
         number = self._opened(ask.candidate)
+        self._met.add(ask.candidate.number)
         trial = all_trials(self.study)[number]
         if trial.state == TrialState.FAIL:
             return
@@ -264,8 +278,8 @@ class Conductor:
             if candidate.label is not None:
                 attributes["label"] = candidate.label
             baseline = next((one for one in self.plan.baselines if one.label == candidate.label), None)
-            if candidate.origin == "baseline" and baseline is not None:
-                attributes["kind"] = baseline.kind
+            if candidate.origin == "baseline":
+                attributes["kind"] = baseline.kind if baseline is not None else "baseline"
             if candidate.point is not None:
                 parameters = self._frame.parameters(candidate.point)
                 trial = open_point(self.study, parameters, self._distributions, attributes)
@@ -318,7 +332,7 @@ class Conductor:
     def _made(self, ask: Virtual) -> Made:
         """Make a virtual expert, unless an earlier attempt has."""
         self._spent += price(ask.name, ask.examples)
-        if ask.name in self.plan.made:
+        if ask.name in self.plan.made and Path(self.plan.made[ask.name].path).is_dir():
             return Made()
         kind: Kind = ask.name  # type: ignore[assignment]
         files: dict[str, Path] = {}

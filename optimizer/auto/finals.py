@@ -85,7 +85,11 @@ def _affordable(state: State, leader: Candidate, count: int) -> bool:
     """
     whole = len(state.problem.examples["search"])
     seen = np.abs(state.values(leader, list(state.outcomes(leader))))
-    return bool(np.all(seen <= 1)) and (whole - len(state.outcomes(leader))) + count * whole <= state.left // 2
+    return (
+        not state.over()
+        and bool(np.all(seen <= 1))
+        and (whole - len(state.outcomes(leader))) + count * whole <= state.left // 2
+    )
 
 
 @dataclass

@@ -22,7 +22,8 @@ def widen(state: State, leader: Candidate) -> Asking:
     for name in state.problem.virtual:
         examples = _examples(state, name)
         cost = price(name, examples)
-        if cost + FIRST + SECOND > MOST * state.left:
+        if cost + FIRST + SECOND > MOST * state.left or state.over():
+            yield [Note(f"The virtual expert {name} was left out: it would take more than a tenth of the budget.")]
             continue
         state.spent += cost
         answer = (yield [Virtual(name, examples)])[0]

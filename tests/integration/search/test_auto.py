@@ -14,7 +14,7 @@ from optimizer.pool import Answer, Unit
 from optimizer.scorer import Interrupted
 from optimizer.study import all_trials
 from tests.integration.search.auto_bench import AutoBench, auto_job, differentiated, let_go, pool_of
-from tests.integration.search.bench import dies_after, formula, scored, told
+from tests.integration.search.bench import dies_after, formula, job_file, scored, told
 
 
 def test_it_finds_a_better_merge_than_every_warm_start_and_says_which(tmp_path: Path) -> None:
@@ -142,3 +142,30 @@ def test_a_budget_of_minutes_ends_the_search_and_stays_ended(tmp_path: Path) -> 
     again = bench.conductor(pool_of(), time_was_up=kept[0])
     assert again.search() == ending
     assert len(all_trials(again.study)) == trials
+
+
+def test_a_budget_of_trials_is_kept_by_a_torn_search_as_well(tmp_path: Path) -> None:
+    (tmp_path / "calm").mkdir()
+    (tmp_path / "torn").mkdir()
+    calm = AutoBench(tmp_path / "calm", auto_job(budget={"trials": 20}))
+    undisturbed = calm.conductor(pool_of())
+    expected = undisturbed.search()
+    torn = AutoBench(tmp_path / "torn", auto_job(budget={"trials": 20}))
+    dying = torn.conductor(pool_of(), dies_after(40))
+    with pytest.raises(Interrupted):
+        dying.search()
+    let_go(dying)
+    last = torn.conductor(pool_of())
+    assert last.search() == expected
+    assert told(last.study) == told(undisturbed.study)
+
+
+def test_a_space_that_holds_no_baseline_is_searched_from_its_middle(tmp_path: Path) -> None:
+    job = job_file(
+        space={"granularity": "global", "bounds": [0.65, 0.95]},
+        search={"engine": "auto", "budget": {"examples": 3000}},
+    )
+    bench = AutoBench(tmp_path, job)
+    conductor = bench.conductor(pool_of())
+    ending = conductor.search()
+    assert all_trials(conductor.study)[ending.winner].params
