@@ -99,8 +99,8 @@ def _trial_recipe(url: str, job: Job, number: int) -> Recipe:
     for name in plan.made:
         if name in recipe.experts and not Path(recipe.experts[name].path).is_dir():
             raise InputError(
-                f"trial {number} mixes in the virtual expert `{name}`, whose folder {recipe.experts[name].path} is gone; "
-                "put it back, or run the job again under another name."
+                f"trial {number} mixes in the virtual expert `{name}`, but {recipe.experts[name].path} is gone; put it "
+                "back, or run the job again under another name."
             )
     return recipe
 
