@@ -11,12 +11,12 @@ from torch import Tensor
 
 from merging.errors import MergeError
 from merging.folder import (
-    _complete_or_absent,
-    _copy_companions,
-    _shards,
-    _sync,
-    _write_config,
-    _write_text,
+    complete_or_absent,
+    copy_companions,
+    shards_of,
+    sync,
+    write_config,
+    write_text,
 )
 from merging.groups import is_merged
 from merging.materialize import take_into
@@ -106,13 +106,13 @@ def write_tensors(
     leaves nothing behind then.
     """
     plain = template.model_copy(update={"dtype": None})
-    with _complete_or_absent(folder) as building:
-        _write_shards(tensors, _shards(plain, sources, max_shard_bytes), sources.reference.stem, building)
-        _copy_companions(sources.reference, building)
-        _write_config(sources.reference, None, building)
-        _write_text(building / "README.md", card_text)
+    with complete_or_absent(folder) as building:
+        _write_shards(tensors, shards_of(plain, sources, max_shard_bytes), sources.reference.stem, building)
+        copy_companions(sources.reference, building)
+        write_config(sources.reference, None, building)
+        write_text(building / "README.md", card_text)
         for file in building.rglob("*"):
-            _sync(file)
+            sync(file)
     return folder
 
 
@@ -129,7 +129,7 @@ def _write_shards(
         total += sum(tensor.nbytes for tensor in shard.values())
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": home}
-        _write_text(building / index_name(stem), json.dumps(index, indent=2) + "\n")
+        write_text(building / index_name(stem), json.dumps(index, indent=2) + "\n")
 
 
 def _tensors(sources: Sources, merged: Merged) -> Iterator[tuple[str, Tensor]]:

@@ -54,20 +54,20 @@ def write_checkpoint(
     does; nothing is left behind then.
     """
     folder = Path(folder)
-    with _complete_or_absent(folder) as building:
-        shards = _shards(recipe, sources, max_shard_bytes)
+    with complete_or_absent(folder) as building:
+        shards = shards_of(recipe, sources, max_shard_bytes)
         _write_weights(recipe, sources, building, shards, on_progress)
-        _copy_companions(sources.reference, building)
-        _write_config(sources.reference, recipe.dtype, building)
-        _write_text(building / RECIPE_FILE, recipe.model_dump_json(indent=2) + "\n")
-        _write_text(building / "README.md", model_card(recipe, sources) if card_text is None else card_text)
+        copy_companions(sources.reference, building)
+        write_config(sources.reference, recipe.dtype, building)
+        write_text(building / RECIPE_FILE, recipe.model_dump_json(indent=2) + "\n")
+        write_text(building / "README.md", model_card(recipe, sources) if card_text is None else card_text)
         for file in building.rglob("*"):
-            _sync(file)
+            sync(file)
     return folder
 
 
 @contextmanager
-def _complete_or_absent(folder: Path) -> Iterator[Path]:
+def complete_or_absent(folder: Path) -> Iterator[Path]:
     """A folder beside the target that takes its name at the end, and is removed if the end is not reached."""
     if folder.exists() or folder.is_symlink():
         raise MergeError(f"{folder}: the target must not exist, but does; choose another name or remove it.")
@@ -76,12 +76,12 @@ def _complete_or_absent(folder: Path) -> Iterator[Path]:
     try:
         yield building
         building.chmod(0o777 & ~_umask())  # mkdtemp makes it private
-        _sync(building)
+        sync(building)
         building.rename(folder)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
-    _sync(folder.parent)
+    sync(folder.parent)
 
 
 def _umask() -> int:
@@ -90,7 +90,7 @@ def _umask() -> int:
     return mask
 
 
-def _shards(recipe: Recipe, sources: Sources, max_bytes: int) -> list[list[str]]:
+def shards_of(recipe: Recipe, sources: Sources, max_bytes: int) -> list[list[str]]:
     """The tensors of each weight file, in sorted order, known from shapes and dtypes alone."""
     shards: list[list[str]] = [[]]
     filled = 0
@@ -133,10 +133,11 @@ def _write_weights(
         save_file(shard, building / file, metadata={"format": "pt"})
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        _write_text(building / index_name(stem), json.dumps(index, indent=2) + "\n")
+        write_text(building / index_name(stem), json.dumps(index, indent=2) + "\n")
 
 
-def _copy_companions(reference: Checkpoint, building: Path) -> None:
+def copy_companions(reference: Checkpoint, building: Path) -> None:
+    """Tokenizer, chat template, generation config and what else a model's folder holds beside its weights."""
     # what files another library's model needs, only that library knows: all settings are kept
     wanted = _COMPANIONS if reference.is_transformers else (*_COMPANIONS, "*.json")
     for file in sorted(reference.folder.iterdir()):
@@ -151,12 +152,13 @@ def _copy_companions(reference: Checkpoint, building: Path) -> None:
             shutil.copyfile(file, building / templates.name / file.name)
 
 
-def _write_config(reference: Checkpoint, dtype: str | None, building: Path) -> None:
+def write_config(reference: Checkpoint, dtype: str | None, building: Path) -> None:
+    """The reference's config with the dtype of the weights; nothing where it has none."""
     if not (reference.folder / CONFIG).is_file():
         return
     # other libraries than transformers do not keep the dtype there
     config = _with_dtype(reference.config, dtype) if reference.is_transformers else reference.config
-    _write_text(building / CONFIG, json.dumps(config, indent=2) + "\n")
+    write_text(building / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def _with_dtype(config: dict[str, Any], dtype: str | None) -> dict[str, Any]:
@@ -171,11 +173,12 @@ def _with_dtype(config: dict[str, Any], dtype: str | None) -> dict[str, Any]:
     return changed | dict.fromkeys(mentions or ["dtype"], dtype)
 
 
-def _write_text(file: Path, text: str) -> None:
+def write_text(file: Path, text: str) -> None:
+    """UTF-8, and on the disk when this returns."""
     file.write_text(text, encoding="utf-8")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file's bytes, or a folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
