@@ -174,7 +174,7 @@ def _with_dtype(config: dict[str, Any], dtype: str | None) -> dict[str, Any]:
 
 
 def write_text(file: Path, text: str) -> None:
-    """UTF-8, and on the disk when this returns."""
+    """As UTF-8, whatever the locale says."""
     file.write_text(text, encoding="utf-8")
 
 
