@@ -21,6 +21,7 @@ from search_spaces.grown import GrownSpace
 from search_spaces.spec import SpaceSpec
 
 Signal = Literal["metric", "smooth"]
+DIFFERENTIABLE = ("lm-eval", "perplexity", "text-classification")  # evaluators whose tasks may have a gradient
 
 
 class Models(Frozen):
@@ -145,7 +146,8 @@ class JobFile(Frozen):
         """How examples are dealt to the splits: as the job says, or as its engine needs them."""
         if self.splits is not None:
             return self.splits
-        return WITH_GRADIENT if self.engine() == AUTO else Splits()
+        follows = self.engine() == AUTO and all(spec.evaluator in DIFFERENTIABLE for spec in self.evaluate)
+        return WITH_GRADIENT if follows else Splits()
 
     @model_validator(mode="after")
     def _searches_for_something(self) -> "JobFile":
