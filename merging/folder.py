@@ -54,20 +54,20 @@ def write_checkpoint(
     does; nothing is left behind then.
     """
     folder = Path(folder)
-    with complete_or_absent(folder) as building:
-        shards = shards_of(recipe, sources, max_shard_bytes)
+    with _complete_or_absent(folder) as building:
+        shards = _shards(recipe, sources, max_shard_bytes)
         _write_weights(recipe, sources, building, shards, on_progress)
-        copy_companions(sources.reference, building)
-        write_config(sources.reference, recipe.dtype, building)
-        write_text(building / RECIPE_FILE, recipe.model_dump_json(indent=2) + "\n")
-        write_text(building / "README.md", model_card(recipe, sources) if card_text is None else card_text)
+        _copy_companions(sources.reference, building)
+        _write_config(sources.reference, recipe.dtype, building)
+        _write_text(building / RECIPE_FILE, recipe.model_dump_json(indent=2) + "\n")
+        _write_text(building / "README.md", model_card(recipe, sources) if card_text is None else card_text)
         for file in building.rglob("*"):
-            sync(file)
+            _sync(file)
     return folder
 
 
 @contextmanager
-def complete_or_absent(folder: Path) -> Iterator[Path]:
+def _complete_or_absent(folder: Path) -> Iterator[Path]:
     """A folder beside the target that takes its name at the end, and is removed if the end is not reached."""
     if folder.exists() or folder.is_symlink():
         raise MergeError(f"{folder}: the target must not exist, but does; choose another name or remove it.")
@@ -76,12 +76,12 @@ def complete_or_absent(folder: Path) -> Iterator[Path]:
     try:
         yield building
         building.chmod(0o777 & ~_umask())  # mkdtemp makes it private
-        sync(building)
+        _sync(building)
         building.rename(folder)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
-    sync(folder.parent)
+    _sync(folder.parent)
 
 
 def _umask() -> int:
@@ -90,7 +90,7 @@ def _umask() -> int:
     return mask
 
 
-def shards_of(recipe: Recipe, sources: Sources, max_bytes: int) -> list[list[str]]:
+def _shards(recipe: Recipe, sources: Sources, max_bytes: int) -> list[list[str]]:
     """The tensors of each weight file, in sorted order, known from shapes and dtypes alone."""
     shards: list[list[str]] = [[]]
     filled = 0
@@ -133,11 +133,10 @@ def _write_weights(
         save_file(shard, building / file, metadata={"format": "pt"})
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        write_text(building / index_name(stem), json.dumps(index, indent=2) + "\n")
+        _write_text(building / index_name(stem), json.dumps(index, indent=2) + "\n")
 
 
-def copy_companions(reference: Checkpoint, building: Path) -> None:
-    """Tokenizer, chat template, generation config and what else a model's folder holds beside its weights."""
+def _copy_companions(reference: Checkpoint, building: Path) -> None:
     # what files another library's model needs, only that library knows: all settings are kept
     wanted = _COMPANIONS if reference.is_transformers else (*_COMPANIONS, "*.json")
     for file in sorted(reference.folder.iterdir()):
@@ -152,13 +151,12 @@ def copy_companions(reference: Checkpoint, building: Path) -> None:
             shutil.copyfile(file, building / templates.name / file.name)
 
 
-def write_config(reference: Checkpoint, dtype: str | None, building: Path) -> None:
-    """The reference's config with the dtype of the weights; nothing where it has none."""
+def _write_config(reference: Checkpoint, dtype: str | None, building: Path) -> None:
     if not (reference.folder / CONFIG).is_file():
         return
     # other libraries than transformers do not keep the dtype there
     config = _with_dtype(reference.config, dtype) if reference.is_transformers else reference.config
-    write_text(building / CONFIG, json.dumps(config, indent=2) + "\n")
+    _write_text(building / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def _with_dtype(config: dict[str, Any], dtype: str | None) -> dict[str, Any]:
@@ -173,12 +171,11 @@ def _with_dtype(config: dict[str, Any], dtype: str | None) -> dict[str, Any]:
     return changed | dict.fromkeys(mentions or ["dtype"], dtype)
 
 
-def write_text(file: Path, text: str) -> None:
-    """As UTF-8, whatever the locale says."""
+def _write_text(file: Path, text: str) -> None:
     file.write_text(text, encoding="utf-8")
 
 
-def sync(path: Path) -> None:
+def _sync(path: Path) -> None:
     """Wait until a file's bytes, or a folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
