@@ -1,23 +1,14 @@
 """Merge whole models by a closed form that needs statistics of every expert: RegMean, or Fisher."""
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from merging.errors import MergeError
-from merging.folder import (
-    complete_or_absent,
-    copy_companions,
-    shards_of,
-    sync,
-    write_config,
-    write_text,
-)
+from merging.folder import write_model
 from merging.groups import is_merged
 from merging.materialize import take_into
 from merging.methods.fisher import fisher_average
@@ -26,7 +17,6 @@ from merging.pieces import pieces
 from merging.recipe import Recipe
 from merging.sources import Sources
 from merging.statistics import Statistics
-from merging.weight_files import SUFFIX, index_name
 
 Merged = Callable[[str, Sequence[Tensor]], Tensor | None]
 """A tensor's name and the experts' tensors to the merge in float32; None where the experts are averaged."""
@@ -106,30 +96,7 @@ def write_tensors(
     leaves nothing behind then.
     """
     plain = template.model_copy(update={"dtype": None})
-    with complete_or_absent(folder) as building:
-        _write_shards(tensors, shards_of(plain, sources, max_shard_bytes), sources.reference.stem, building)
-        copy_companions(sources.reference, building)
-        write_config(sources.reference, None, building)
-        write_text(building / "README.md", card_text)
-        for file in building.rglob("*"):
-            sync(file)
-    return folder
-
-
-def _write_shards(
-    tensors: Iterator[tuple[str, Tensor]], shards: Sequence[Sequence[str]], stem: str, building: Path
-) -> None:
-    home: dict[str, str] = {}
-    total = 0
-    for number, names in enumerate(shards, start=1):
-        part = "" if len(shards) == 1 else f"-{number:05d}-of-{len(shards):05d}"
-        shard = dict(next(tensors) for _ in names)
-        save_file(shard, building / f"{stem}{part}{SUFFIX}", metadata={"format": "pt"})
-        home |= dict.fromkeys(shard, f"{stem}{part}{SUFFIX}")
-        total += sum(tensor.nbytes for tensor in shard.values())
-    if len(shards) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": home}
-        write_text(building / index_name(stem), json.dumps(index, indent=2) + "\n")
+    return write_model(tensors, plain, sources, folder, lambda: {"README.md": card_text}, max_shard_bytes)
 
 
 def _tensors(sources: Sources, merged: Merged) -> Iterator[tuple[str, Tensor]]:

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -53,14 +53,37 @@ def write_checkpoint(
     each tensor. Raises `MergeError` where the folder exists or the merge fails, `OSError` where the disk
     does; nothing is left behind then.
     """
+
+    def texts() -> dict[str, str]:
+        card = model_card(recipe, sources) if card_text is None else card_text
+        return {RECIPE_FILE: recipe.model_dump_json(indent=2) + "\n", "README.md": card}
+
+    tensors = materialize(recipe, sources)
+    return write_model(tensors, recipe, sources, folder, texts, max_shard_bytes, on_progress)
+
+
+def write_model(
+    tensors: Iterator[tuple[str, Tensor]],
+    recipe: Recipe,
+    sources: Sources,
+    folder: Path,
+    texts: Callable[[], Mapping[str, str]],
+    max_shard_bytes: int = 5_000_000_000,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write tensors, in the names, order and dtypes of the recipe's merge, as a model's folder with files of text.
+
+    Config, tokenizer and the like are the reference's. `texts` is asked once the weights are written: a card may
+    need to read the sources. Raises and leaves nothing behind as `write_checkpoint` does.
+    """
     folder = Path(folder)
     with _complete_or_absent(folder) as building:
         shards = _shards(recipe, sources, max_shard_bytes)
-        _write_weights(recipe, sources, building, shards, on_progress)
+        _write_weights(tensors, sources.reference.stem, building, shards, on_progress)
         _copy_companions(sources.reference, building)
         _write_config(sources.reference, recipe.dtype, building)
-        _write_text(building / RECIPE_FILE, recipe.model_dump_json(indent=2) + "\n")
-        _write_text(building / "README.md", model_card(recipe, sources) if card_text is None else card_text)
+        for name, text in texts().items():
+            _write_text(building / name, text)
         for file in building.rglob("*"):
             _sync(file)
     return folder
@@ -107,13 +130,12 @@ def _shards(recipe: Recipe, sources: Sources, max_bytes: int) -> list[list[str]]
 
 
 def _write_weights(
-    recipe: Recipe,
-    sources: Sources,
+    tensors: Iterator[tuple[str, Tensor]],
+    stem: str,
     building: Path,
     shards: list[list[str]],
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
-    tensors, stem = materialize(recipe, sources), sources.reference.stem
     count = sum(len(shard) for shard in shards)
     weight_map: dict[str, str] = {}
     total = 0

@@ -40,12 +40,7 @@ class Batches:
 
     def shares(self) -> dict[str, int]:
         """How many examples of each task a batch has: in proportion to the split, at least `LEAST`, `size` in all."""
-        total = sum(map(len, self.examples.values()))
-        exact = {task: self.size * len(ids) / total for task, ids in self.examples.items()}
-        found = dict.fromkeys(exact, LEAST)
-        for _ in range(self.size - sum(found.values())):
-            found[max(exact, key=lambda task: exact[task] - found[task])] += 1
-        return found
+        return shares(self.examples, self.size)
 
     def _some(self, task: str, share: int, number: int) -> Sequence[str]:
         in_one_pass = len(self.examples[task]) // share
@@ -64,3 +59,14 @@ def batches_of(examples: Iterable[tuple[str, str]], size: int, seed: int) -> Bat
     for task, name in examples:
         by_task.setdefault(task, []).append(name)
     return Batches(by_task, size, seed)
+
+
+def shares(examples: Mapping[str, Sequence[str]], count: int) -> dict[str, int]:
+    """How many of `count` examples each task gives, in proportion to what it has, `LEAST` or more where it has them."""
+    total = sum(map(len, examples.values()))
+    count = min(count, total)
+    found = {task: min(LEAST, len(ids)) for task, ids in examples.items()}
+    while sum(found.values()) < count:
+        unspent = [task for task in examples if found[task] < len(examples[task])]
+        found[max(unspent, key=lambda task: count * len(examples[task]) / total - found[task])] += 1
+    return found

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from merging.errors import MergeError
 from optimizer.auto.values import task_of
+from optimizer.efe import DIFFERENTIATED, SCORED
 
 if TYPE_CHECKING:
     from evaluators.meter import Meter
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from merging.recipe import Recipe
     from merging.statistics import Kind
 
-EFE = {"gram": 1, "fisher": 3}
+EFE = {"gram": SCORED, "fisher": DIFFERENTIATED}
 """What one example costs: a scored one, or one in a gradient batch."""
 
 

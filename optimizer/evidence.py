@@ -45,7 +45,7 @@ class Evidence:
         if wanted.scales is not None:
             self._record_gradient(finished, worker, position)
             return
-        before = self.outcomes(wanted.trial, wanted.split) or []
+        before = (self.outcomes(wanted.trial, wanted.split) or []) if wanted.index else []  # of a first round, none
         record_outcomes(
             self.database,
             self.job_id,

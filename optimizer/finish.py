@@ -11,7 +11,7 @@ from merging.recipe import Recipe
 from optimizer.bounds import broken, references, total, violations
 from optimizer.errors import JobFailed
 from optimizer.progress import Progress
-from optimizer.scorer import Round, Scorer
+from optimizer.scorer import Round, Scorer, each_of
 from optimizer.study import all_trials
 
 Recorded = Callable[[int, Split], list[Outcome] | None]
@@ -77,7 +77,7 @@ class Finish:
         open_rounds = [
             Round(number, split, self.recipe(number)) for number in numbers if self.recorded(number, split) is None
         ]
-        for finished in self.scorer.run(lambda: open_rounds.pop(0) if open_rounds else None):
+        for finished in self.scorer.run(each_of(open_rounds)):
             if finished.error is not None:
                 self.progress.say(f"trial {finished.round.trial} has no {split} score: {finished.error}")
 

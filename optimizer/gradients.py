@@ -4,14 +4,13 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Engine, select
 
-from optimizer.database import insert_once, retrying, writing
-from optimizer.jobs import require_lease
+from optimizer.database import retrying
+from optimizer.jobs import record_once
 from optimizer.outcomes import Looks
-from optimizer.tables import DatabaseClock, gradients
+from optimizer.tables import gradients
 
 
 @dataclass(frozen=True)
@@ -64,18 +63,7 @@ def record_gradient(
         "seconds": seconds,
         "worker": worker,
     }
-    return _record(engine, row, uuid.uuid4().hex)
-
-
-@retrying
-def _record(engine: Engine, row: dict[str, Any], write_id: str) -> bool:
-    key = [gradients.c[name] == row[name] for name in ("job_id", "number", "shard")]
-    with writing(engine) as connection:
-        require_lease(connection, row["job_id"], row["attempt"])
-        connection.execute(
-            insert_once(connection, gradients).values(**row, created_at=DatabaseClock(), write_id=write_id)
-        )
-        return connection.scalar(select(gradients.c.write_id).where(*key)) == write_id
+    return record_once(engine, gradients, row, ("job_id", "number", "shard"), uuid.uuid4().hex)
 
 
 @retrying

@@ -27,6 +27,7 @@ from sqlalchemy import (
     Engine,
     Row,
     Select,
+    Table,
     and_,
     case,
     func,
@@ -279,6 +280,20 @@ def requeue(engine: Engine, name: str | int) -> Job:
             raise InputError(f"A job that is resumed must not be finished, but {row.name!r} is done. {_after(row)}")
         _refuse_if_held(row)
         return _end(connection, row, "queued")
+
+
+@retrying
+def record_once(engine: Engine, table: Table, row: Mapping[str, Any], key: Sequence[str], write_id: str) -> bool:
+    """Add a row to a table of the job's records; False where one with this key is there already.
+
+    Raises `LeaseLost`, and adds nothing, where the row's `attempt` does not hold its job any more. `write_id` is the
+    caller's own: after a lost answer, a repeated call knows its row by it.
+    """
+    same = [table.c[name] == row[name] for name in key]
+    with writing(engine) as connection:
+        require_lease(connection, row["job_id"], row["attempt"])
+        connection.execute(insert_once(connection, table).values(**row, created_at=DatabaseClock(), write_id=write_id))
+        return connection.scalar(select(table.c.write_id).where(*same)) == write_id
 
 
 def replace_plan(engine: Engine, job_id: int, attempt: int, plan: Mapping[str, Any]) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sqlalchemy import Engine, Row, func, select
 
-from optimizer.database import insert_once, retrying, writing
-from optimizer.jobs import require_lease
-from optimizer.tables import DatabaseClock, outcomes
+from optimizer.database import retrying
+from optimizer.jobs import record_once
+from optimizer.tables import outcomes
 
 # The blob: one record of 28 bytes per example, little-endian, in the order they were scored. Numbers keep all
 # their bits, so that a search that reads them back after a crash computes what it would have computed without
@@ -118,17 +118,7 @@ def record_outcomes(
         "worker": worker,
         "blob": pack(columns),
     }
-    return _record(engine, row, uuid.uuid4().hex)
-
-
-@retrying
-def _record(engine: Engine, row: dict[str, Any], write_id: str) -> bool:
-    key = [outcomes.c[name] == row[name] for name in ("job_id", "trial", "split", "round")]
-    with writing(engine) as connection:
-        require_lease(connection, row["job_id"], row["attempt"])
-        added = insert_once(connection, outcomes).values(**row, created_at=DatabaseClock(), write_id=write_id)
-        connection.execute(added)
-        return connection.scalar(select(outcomes.c.write_id).where(*key)) == write_id
+    return record_once(engine, outcomes, row, ("job_id", "trial", "split", "round"), uuid.uuid4().hex)
 
 
 @retrying

@@ -10,6 +10,7 @@ from merging.frozen import Frozen
 from merging.groups import Group
 from merging.recipe import Recipe, Source
 from optimizer.spec import JobFile
+from optimizer.virtual import Virtual
 from search_spaces.bound import BoundSpace
 
 Kind = Literal["base", "parent", "baseline"]
@@ -49,7 +50,7 @@ class Plan(Frozen):
     examples: dict[str, int]
     needs: Needs
     no_gradient: str | None = None
-    virtual: tuple[str, ...] = ()
+    virtual: tuple[Virtual, ...] = ()
     made: dict[str, Source] = Field(default_factory=dict)
 
     def space(self, job: JobFile) -> BoundSpace:
@@ -58,7 +59,7 @@ class Plan(Frozen):
 
         groups = [Group(layer, module) for layer, module in self.groups]
         names = (*self.coefficient_names, *self.virtual)
-        virtual = {name: self.made.get(name) for name in self.virtual}
+        virtual: dict[str, Source | None] = {name: self.made.get(name) for name in self.virtual}
         return bind(job.space, self.template, groups, names, virtual)
 
 

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +24,14 @@ from optimizer.starts import further_baselines
 if TYPE_CHECKING:
     from torch import nn
 
-    from evaluators.protocol import Evaluator, Example
+    from evaluators.protocol import Evaluator, Example, Task
     from merging.checkpoint import Checkpoint
     from merging.recipe import Recipe
     from merging.sources import Sources
+    from optimizer.virtual import Virtual
 
 Say = Callable[[str], None]
+Twins = Mapping[str, str | None]  # for every task, why it has no gradient; None where it has one
 
 _PYTHON_AND_LIBRARIES = 1_000_000_000  # one worker with torch, transformers and lm-eval loaded, measured 0.8-0.9 GB
 _LOADED_HERE = 2 * 2**30  # a larger model of the user's own function is first loaded by a worker
@@ -51,6 +53,8 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     `local` says that the workers will run on this machine, so that its memory is theirs. Raises `InputError` for
     everything that would make the job fail later. Writes nothing.
     """
+    from evaluators.twins import twins_of
+
     _check_engine(job)
     _check_method(job)
     check_kind(job)
@@ -71,8 +75,10 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     if local:
         check_workers(job, sketch.needs)
     fingerprints = _read_weights(sources, say)
-    plan = _plan(job, _template(job, fingerprints), sources, _virtual(job, evaluator, model, sketch, counts))
-    found = {"examples": counts, "tasks": tuple(evaluator.tasks()), "no_gradient": _no_gradient(job, evaluator, counts)}
+    twins = twins_of(evaluator)
+    plan = _plan(job, _template(job, fingerprints), sources, _virtual(job, twins, model, sketch, counts))
+    tasks = tuple(evaluator.tasks())
+    found = {"examples": counts, "tasks": tasks, "no_gradient": _no_gradient(job, tasks, twins, counts)}
     plan = plan.model_copy(update=found)
     if job.engine() == AUTO and job.models.base is not None:
         plan = plan.model_copy(update={"baselines": (*plan.baselines, *_further(job, plan, sources))})
@@ -257,10 +263,9 @@ def _template(job: JobFile, fingerprints: dict[str, str]) -> "Recipe":
 
 
 def _virtual(
-    job: JobFile, evaluator: "Evaluator", model: "nn.Module | None", sketch: Plan, counts: dict[str, int]
-) -> tuple[str, ...]:
+    job: JobFile, twins: Twins, model: "nn.Module | None", sketch: Plan, counts: dict[str, int]
+) -> tuple["Virtual", ...]:
     """The virtual experts that join the search: those the job names, or RegMean where nothing speaks against it."""
-    from evaluators.twins import twins_of
     from merging.statistics import gram_bytes
     from optimizer.virtual import STATISTICS
 
@@ -283,7 +288,7 @@ def _virtual(
     needing = [kind for kind in wanted if kind in STATISTICS]
     if against is None and needing and not counts.get("gradient"):
         against = f"`{needing[0]}` needs gradient examples, and the job's `splits` give none"
-    without = next((why for why in twins_of(evaluator).values() if why is not None), None)
+    without = next((why for why in twins.values() if why is not None), None)
     if against is None and "fisher" in wanted and without is not None:
         against = f"`fisher` needs gradients, but {without}"
     taken = [kind for kind in wanted if kind in job.models.experts or wanted.count(kind) > 1]
@@ -294,7 +299,7 @@ def _virtual(
     return wanted
 
 
-def _plan(job: JobFile, template: "Recipe", sources: "Sources", virtual: tuple[str, ...] = ()) -> Plan:
+def _plan(job: JobFile, template: "Recipe", sources: "Sources", virtual: tuple["Virtual", ...] = ()) -> Plan:
     """Raises `InputError` where the space does not fit the model."""
     from merging.check import check_recipe
     from merging.methods import METHODS
@@ -337,9 +342,8 @@ def _further(job: JobFile, plan: Plan, sources: "Sources") -> list[Baseline]:
         return []
 
 
-def _no_gradient(job: JobFile, evaluator: "Evaluator", counts: dict[str, int]) -> str | None:
+def _no_gradient(job: JobFile, tasks: Sequence["Task"], twins: Twins, counts: dict[str, int]) -> str | None:
     """Why the search cannot have the gradient of the coefficients, None where it can."""
-    from evaluators.twins import twins_of
     from merging.coefficient_gradient import is_differentiable
 
     if job.workers.engine != "torch":
@@ -347,8 +351,8 @@ def _no_gradient(job: JobFile, evaluator: "Evaluator", counts: dict[str, int]) -
     reason = is_differentiable(job.method.name, job.method.structure)
     if reason is not None:
         return reason
-    counted = [task.name for task in evaluator.tasks() if task.objective is not None]
-    reason = next((why for task, why in twins_of(evaluator).items() if task in counted and why is not None), None)
+    counted = [task.name for task in tasks if task.objective is not None]
+    reason = next((why for task, why in twins.items() if task in counted and why is not None), None)
     if reason is None and not counts.get("gradient"):
         return "the job's `splits` give no examples to `gradient`"
     return reason

@@ -139,6 +139,12 @@ class Scorer:
         return finished
 
 
+def each_of(rounds: Sequence[Round]) -> Callable[[], Round | None]:
+    """A source for `Scorer.run`: one round after the other, then None."""
+    waiting = iter(rounds)
+    return lambda: next(waiting, None)
+
+
 def finished_from(wanted: Round, scored: dict[str, Any]) -> Finished:
     """A worker's `Scored` or `Differentiated` as what became of the round."""
     spent = (scored["seconds"], scored["error"], scored["tokens"], scored["model_seconds"])

@@ -16,6 +16,7 @@ from optimizer.spec import JobFile
 from search_spaces.bound import BoundSpace, parameter_name
 from search_spaces.errors import SpaceError
 from search_spaces.modules import followed_module
+from search_spaces.nested import shares_of
 from search_spaces.stencil import Stencil
 
 Rows = Mapping[str, tuple[float, ...]]
@@ -170,13 +171,8 @@ def expressed(space: BoundSpace, rows: Rows) -> dict[str, float] | None:
 def _solved(space: BoundSpace, given: NDArray[np.float64]) -> NDArray[np.float64]:
     """The value of every coordinate for every coefficient, `[coordinates, coefficients]`, nearest to the rows."""
     position = {name: place for place, name in enumerate(space.coordinates)}
-    shares = np.zeros((len(space.rows), len(position)))
-    free = []
-    for index, (_, row) in enumerate(space.rows):
-        if isinstance(row, Stencil):
-            shares[index, position[row.lower]] += 1.0 - row.share
-            shares[index, position[row.upper]] += row.share
-            free.append(index)
+    shares = shares_of(space)
+    free = [index for index, (_, row) in enumerate(space.rows) if isinstance(row, Stencil)]
     values = np.asarray(np.linalg.lstsq(shares[free], given[free], rcond=None)[0], dtype=np.float64)
     for index, (_, row) in enumerate(space.rows):
         if isinstance(row, Stencil) and row.used() == (row.lower,):

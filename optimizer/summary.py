@@ -10,10 +10,10 @@ import optuna
 from evaluators.aggregate import objectives
 from evaluators.bounds import Bound
 from evaluators.protocol import Outcome, Split, Task
-from optimizer.auto.state import DIFFERENTIATED, SCORED
 from optimizer.bounds import broken, label_of_model
 from optimizer.coordinator import label_of, recipe_of
 from optimizer.cost import Cost
+from optimizer.efe import DIFFERENTIATED, SCORED
 from optimizer.events import events
 from optimizer.evidence import Evidence
 from optimizer.finish import Ending, baseline_trials

@@ -103,7 +103,7 @@ class Frame:
 
 def frame_of(space: BoundSpace, groups: Sequence[Group]) -> Frame:
     """The frame of a space bound to a model's `groups`. Stages that add no dimension are left out."""
-    shares = _shares(space)
+    shares = shares_of(space)
     places = _places(space, groups, shares)
     count = len(space.coefficients)
     distributions = space.distributions()
@@ -126,7 +126,7 @@ class _Place:
     modules: Mapping[str, float]
 
 
-def _shares(space: BoundSpace) -> Array:
+def shares_of(space: BoundSpace) -> Array:
     """How much of each coordinate each group's row takes, `[groups, coordinates]`; nothing where a row is held."""
     position = {name: index for index, name in enumerate(space.coordinates)}
     shares = np.zeros((len(space.rows), len(position)))

@@ -13,9 +13,6 @@ from merging.groups import Group
 Coefficients = NDArray[np.float64]
 """One coefficient for each group and expert, `[groups, experts]`."""
 
-SCORED, DIFFERENTIATED = 1, 3
-"""Example-forward-equivalents (EFE) of one scored example, and of one example in a gradient batch."""
-
 
 @runtime_checkable
 class Widening(Protocol):

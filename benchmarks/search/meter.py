@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from benchmarks.search.landscape import DIFFERENTIATED, SCORED, Coefficients, Landscape, Widening
+from benchmarks.search.landscape import Coefficients, Landscape, Widening
 from evaluators.protocol import SPLITS, Outcome, Split, Task
 from merging.groups import Group
+from optimizer.efe import DIFFERENTIATED, SCORED
 
 
 class Refused(ValueError):

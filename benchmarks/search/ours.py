@@ -22,10 +22,10 @@ from optimizer.auto.asks import (
     Virtual,
 )
 from optimizer.auto.problem import WHOLE, Arm, Parts, Problem
-from optimizer.auto.state import DIFFERENTIATED, SCORED
 from optimizer.auto.strategy import search
 from optimizer.auto.values import Measure
 from optimizer.auto.verdict import Verdict
+from optimizer.efe import DIFFERENTIATED, SCORED
 from search_spaces.bound import BoundSpace
 from search_spaces.grown import GrownSpace
 from search_spaces.nested import frame_of
@@ -67,7 +67,6 @@ class World:
         splits: tuple[Split, ...] = ("gradient", "search", "select")
         return Problem(
             frame=self._frame,
-            tasks=landscape.tasks,
             examples={split: tuple(landscape.ids[split]) for split in splits},
             arms=_arms(landscape, self._space, self._frame.vector),
             budget=budget,

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluators.protocol import Outcome, Split
+from optimizer.virtual import Virtual as Kind
 
 Array = NDArray[np.float64]
 Origin = Literal["baseline", "search", "recommendation"]
@@ -62,7 +63,7 @@ class Virtual:
     The answer is `Made`.
     """
 
-    name: str
+    name: Kind
     examples: Mapping[str, tuple[str, ...]]
 
 

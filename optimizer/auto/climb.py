@@ -3,9 +3,10 @@
 import numpy as np
 
 from optimizer.auto.asks import Candidate, Recommend
-from optimizer.auto.evolution import Evolution, population
+from optimizer.auto.evolution import Evolution
 from optimizer.auto.problem import Parts
 from optimizer.auto.state import Asking, State
+from optimizer.engines.cma_es import population
 from optimizer.engines.seeds import seed_for
 from search_spaces.nested import Stage
 

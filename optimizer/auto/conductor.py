@@ -37,17 +37,17 @@ from optimizer.auto.strategy import search
 from optimizer.auto.values import Measure
 from optimizer.auto.widen import price
 from optimizer.coordinator import label_of, recipe_of
+from optimizer.efe import DIFFERENTIATED, SCORED
 from optimizer.errors import JobFailed
 from optimizer.evidence import Evidence
 from optimizer.finish import Ending
 from optimizer.plan import Plan
 from optimizer.progress import Progress, Standings
-from optimizer.scorer import Finished, Round, Scorer
+from optimizer.scorer import Finished, Round, Scorer, each_of
 from optimizer.spec import JobFile
 from optimizer.study import all_trials, enqueue_baseline, open_point, open_waiting, tell
 from optimizer.told import attributes_of
 from optimizer.virtual import STATISTICS, Calibration, make_virtual
-from optimizer.virtual import Virtual as Kind
 from search_spaces.nested import Frame, frame_of
 
 NOTES = "notes"
@@ -89,7 +89,7 @@ class Conductor:
     calibrated: Callable[[str, int, int], None] = lambda _name, _examples, _efe: None
     folder: Path = Path()
     _trials: dict[int, int] = field(default_factory=dict)  # candidate to trial
-    _gradients: dict[int, list["_Part"]] = field(default_factory=dict)
+    _gradients: dict[int, list[_Part]] = field(default_factory=dict)
     _rounds: dict[tuple[int, str], int] = field(default_factory=dict)
     _seconds: dict[int, float] = field(default_factory=dict)
     _met: set[int] = field(default_factory=set)  # candidates this process has come to, replayed or new
@@ -145,7 +145,6 @@ class Conductor:
         }
         return Problem(
             frame=self._frame,
-            tasks=self.plan.tasks,
             examples=by_split,
             arms=self._arms(),
             budget=self._budget(len(by_split["search"])),
@@ -154,7 +153,7 @@ class Conductor:
             no_gradient=self.plan.no_gradient,
             virtual=self.plan.virtual,
             parents={name: f"parent {name}" for name in self.plan.template.experts},
-            workers=self.job.workers.count,
+            workers=self.workers,
             time_is_up=self._time_is_up,
         )
 
@@ -206,10 +205,10 @@ class Conductor:
         asking = sum(isinstance(ask, Score | Slope) for ask in asks)
         for place, ask in enumerate(asks):
             if isinstance(ask, Score):
-                self._spent += len(ask.ids)
+                self._spent += SCORED * len(ask.ids)
                 rounds += self._missing(ask, asking)
             elif isinstance(ask, Slope):
-                self._spent += 3 * len(ask.ids)
+                self._spent += DIFFERENTIATED * len(ask.ids)
                 slopes[place] = self._slopes
                 rounds += self._missing_of_slope(ask, self._slopes, asking)
                 self._slopes += 1
@@ -220,7 +219,7 @@ class Conductor:
         """Have rounds answered and recorded; the reason for each that failed, by trial or gradient."""
         self._replaying = False
         failures: dict[str, str] = {}
-        for finished in self.scorer.run(_one_by_one(rounds)):
+        for finished in self.scorer.run(each_of(rounds)):
             self._note(finished, failures)
             self.progress.search(self._standings())
         return failures
@@ -334,9 +333,8 @@ class Conductor:
         self._spent += price(ask.name, ask.examples)
         if ask.name in self.plan.made and Path(self.plan.made[ask.name].path).is_dir():
             return Made()
-        kind: Kind = ask.name  # type: ignore[assignment]
         files: dict[str, Path] = {}
-        for finished in self.scorer.run(_one_by_one(self._statistics_rounds(ask, STATISTICS.get(kind)))):
+        for finished in self.scorer.run(each_of(self._statistics_rounds(ask, STATISTICS.get(ask.name)))):
             wanted = finished.round
             assert wanted.statistics is not None
             if finished.error is not None:
@@ -344,10 +342,10 @@ class Conductor:
             files[wanted.statistics["expert"]] = Path(finished.file)
         if ask.examples:
             self.calibrated(ask.name, sum(map(len, ask.examples.values())), price(ask.name, ask.examples))
-        calibration = Calibration(ask.examples, files.__getitem__) if kind in STATISTICS else None
+        calibration = Calibration(ask.examples, files.__getitem__) if ask.name in STATISTICS else None
         self.progress.say(f"Making the virtual expert {ask.name}")
         try:
-            source = make_virtual(kind, self.plan.template, self.folder / "virtual", calibration)
+            source = make_virtual(ask.name, self.plan.template, self.folder / "virtual", calibration)
         except (MergeError, OSError) as error:
             return Made(str(error))
         self.plan = self.plan.model_copy(update={"made": {**self.plan.made, ask.name: source}})
@@ -400,12 +398,6 @@ class Conductor:
             best=None if best is None else self._values[best][1],
             best_label="" if best is None else f"{label_of(trials[best])}, {self._values[best][0]} examples",
         )
-
-
-def _one_by_one(rounds: Sequence[Round]) -> Callable[[], Round | None]:
-    """A source that gives one round after the other, then None."""
-    waiting = iter(rounds)
-    return lambda: next(waiting, None)
 
 
 def _owner(wanted: Round) -> str:

@@ -7,7 +7,8 @@ import numpy as np
 from optimizer.auto.asks import Array, Candidate, Note, Recommend, Slope, Sloped
 from optimizer.auto.descent import Descent
 from optimizer.auto.problem import Parts
-from optimizer.auto.state import DIFFERENTIATED, Asking, State
+from optimizer.auto.state import Asking, State
+from optimizer.efe import DIFFERENTIATED
 from search_spaces.nested import Frame
 
 BATCH = 16

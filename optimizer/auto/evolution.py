@@ -70,8 +70,3 @@ class Evolution:
     def _inside(self, z: Array) -> bool:
         point = self._at(z)
         return bool(np.all((self._low <= point) & (point <= self._high)))
-
-
-def population(dimensions: int) -> int:
-    """Hansen's default, 4 + 3 ln d."""
-    return 4 + math.floor(3 * math.log(dimensions))

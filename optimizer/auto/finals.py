@@ -1,7 +1,7 @@
 """The end: candidates race against the leader, finalists are chosen on examples that the search did not follow."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -101,7 +101,7 @@ class _Runner:
     seen: int = 0
     met: int = 1  # the how-manieth leader it faces
     given_up: bool = False
-    audited: bool = field(default=False)
+    audited: bool = False
 
 
 def _race(state: State, leader: Candidate, challengers: list[Candidate]) -> Asking:

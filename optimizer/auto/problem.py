@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from evaluators.protocol import Split, Task
+from evaluators.protocol import Split
 from optimizer.auto.asks import Array
 from optimizer.auto.values import Measure
+from optimizer.virtual import Virtual
 from search_spaces.nested import Frame
 
 
@@ -34,14 +35,13 @@ class Problem:
     """
 
     frame: Frame
-    tasks: Sequence[Task]
     examples: Mapping[Split, Sequence[str]]
     arms: Sequence[Arm]
     budget: int
     seed: int
     measure: Measure
     no_gradient: str | None = None
-    virtual: Sequence[str] = ()
+    virtual: Sequence[Virtual] = ()
     parents: Mapping[str, str] = field(default_factory=dict)
     workers: int = 1
     time_is_up: Callable[[], bool] = never

@@ -10,13 +10,15 @@ from evaluators.protocol import Outcome, Split
 from optimizer.auto.asks import Answer, Array, Ask, Candidate, Close, Origin, Score, Scored
 from optimizer.auto.problem import Problem
 from optimizer.auto.values import task_of
+from optimizer.batches import shares
+from optimizer.efe import SCORED
 from optimizer.engines.seeds import seed_for
 from search_spaces.nested import Frame
 
 Asking = Generator[list[Ask], list[Answer], Any]
 
 FINALISTS = 4
-SCORED, DIFFERENTIATED = 1, 3  # EFE of one scored example, and of one in a gradient batch
+SMOOTH_SHARE = 0.5  # of the smooth score in what a generation is ranked by
 
 
 class State:
@@ -25,13 +27,13 @@ class State:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.spent = 0
-        self.smooth_share = 0.5
         self.candidates: list[Candidate] = []
         self.failed: dict[int, str] = {}
         self.joined: list[str] = []  # virtual experts
         self._closed: set[int] = set()
         self._known: dict[tuple[int, Split], dict[str, Outcome]] = {}
         self._drawn: dict[str, int] = {}
+        self._tasks: dict[Split, dict[str, list[str]]] = {}
 
     @property
     def frame(self) -> Frame:
@@ -117,7 +119,7 @@ class State:
         known = self.outcomes(candidate)
         measure = self.problem.measure
         smooth = float(measure.weights(ids) @ measure.values([known[name] for name in ids], "smooth"))
-        return value + self.smooth_share * smooth if np.isfinite(smooth) else value
+        return value + SMOOTH_SHARE * smooth if np.isfinite(smooth) else value
 
     def seen_mean(self, candidate: Candidate) -> float:
         """A candidate's objective on all search examples it was scored on."""
@@ -165,14 +167,15 @@ class State:
         return tuple(found)
 
     def size(self, split: Split, count: int) -> int:
-        """How many examples `fresh` gives where `count` are wanted: every task needs `LEAST` of them."""
+        """How many examples `fresh` gives where `count` are wanted: every task needs some of them."""
         return sum(shares(self._by_task(split), count).values())
 
     def _by_task(self, split: Split) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for name in self.problem.examples[split]:
-            found.setdefault(task_of(name), []).append(name)
-        return found
+        if split not in self._tasks:
+            found = self._tasks.setdefault(split, {})
+            for name in self.problem.examples[split]:
+                found.setdefault(task_of(name), []).append(name)
+        return self._tasks[split]
 
     def _next(self, split: Split, task: str, ids: list[str], count: int, stream: str) -> list[str]:
         key = f"{split}/{stream}/{task}"
@@ -190,17 +193,3 @@ class State:
                     break
             self._drawn[key] = at
         return found
-
-
-LEAST = 2  # examples of a task in any batch: one has no spread
-
-
-def shares(by_task: Mapping[str, Sequence[str]], count: int) -> dict[str, int]:
-    """How many of `count` examples each task gives, in proportion to what it has, `LEAST` or more where it has them."""
-    total = sum(map(len, by_task.values()))
-    count = min(count, total)
-    found = {task: min(LEAST, len(ids)) for task, ids in by_task.items()}
-    while sum(found.values()) < count:
-        open_tasks = [task for task in by_task if found[task] < len(by_task[task])]
-        found[max(open_tasks, key=lambda task: count * len(by_task[task]) / total - found[task])] += 1
-    return found

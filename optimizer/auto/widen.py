@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from optimizer.auto.asks import Candidate, Made, Note, Recommend, Virtual
 from optimizer.auto.screen import FIRST, SECOND
-from optimizer.auto.state import DIFFERENTIATED, SCORED, Asking, State
+from optimizer.auto.state import Asking, State
 from optimizer.auto.values import task_of
-from optimizer.calibration import own_tasks
+from optimizer.calibration import EFE, own_tasks
+from optimizer.virtual import STATISTICS
+from optimizer.virtual import Virtual as Kind
 
 CALIBRATION = 16  # examples per expert; 8 to 128 gave merges within a point of each other
-PRICE = {"regmean": SCORED, "fisher": DIFFERENTIATED}  # EFE of an example; the others need none
 MOST = 0.1  # of what is left, that one may cost
 
 
@@ -32,7 +33,7 @@ def widen(state: State, leader: Candidate) -> Asking:
             yield [Note(f"The virtual expert {name} could not be made: {answer.error}")]
             continue
         state.joined.append(name)
-        found = state.candidate(state.frame.one_hot(name), "baseline", name, kind="baseline")
+        found = state.candidate(state.frame.one_hot(name), "baseline", name)
         ids = list(state.outcomes(leader))
         yield from state.score([(found, ids)])
         if found.number in state.failed:
@@ -44,15 +45,18 @@ def widen(state: State, leader: Candidate) -> Asking:
     return best
 
 
-def price(name: str, examples: Mapping[str, Sequence[str]]) -> int:
+def price(kind: Kind, examples: Mapping[str, Sequence[str]]) -> int:
     """What making a virtual expert takes, in EFE; for Gram matrices an example of each task is scored once more."""
-    once_more = sum(len({task_of(one) for one in ids}) for ids in examples.values()) if name == "regmean" else 0
-    return PRICE.get(name, 0) * sum(map(len, examples.values())) + once_more
+    statistics = STATISTICS.get(kind)
+    if statistics is None:
+        return 0
+    once_more = sum(len({task_of(one) for one in ids}) for ids in examples.values()) if statistics == "gram" else 0
+    return EFE[statistics] * sum(map(len, examples.values())) + once_more
 
 
-def _examples(state: State, name: str) -> dict[str, tuple[str, ...]]:
+def _examples(state: State, kind: Kind) -> dict[str, tuple[str, ...]]:
     """Calibration examples for every expert, of the tasks it is the best at; none where none are needed."""
-    if name not in PRICE:
+    if kind not in STATISTICS:
         return {}
     tasks = list(state.problem.measure.counted())
     means = {expert: _by_task(state, label, tasks) for expert, label in state.problem.parents.items()}

@@ -47,7 +47,7 @@ def build(
     return CmaEs(study, distributions, seed, kept["population"], kept["start"])
 
 
-def population(dimensions: int, workers: int) -> int:
+def population(dimensions: int, workers: int = 1) -> int:
     """Hansen's default 4 + 3 ln d, not less than the workers, in whole rounds so that no worker waits."""
     default = 4 + math.floor(3 * math.log(dimensions))
     return math.ceil(max(default, workers) / workers) * workers

@@ -4,13 +4,13 @@ With bounds [0, 1] and a start in their middle this is how Akiba et al. 2025 (Ev
 merging recipes) search, with Optuna's sampler and its step of a sixth of the range.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from cmaes import CMA
 
 from benchmarks.search.contestants.full_split import HIGH, LOW, FullSplit, shape
-from benchmarks.search.landscape import Landscape, Step
+from benchmarks.search.landscape import Coefficients, Landscape, Step
 
 
 def cma_es(
@@ -36,16 +36,22 @@ def cma_es(
         bounds=np.tile([low, high], (size, 1)),
         seed=seed,
     )
-    split = FullSplit(landscape, budget)
+    yield from generations(optimizer, FullSplit(landscape, budget), lambda point: point.reshape(wide), mean=mean)
+
+
+def generations(
+    optimizer: CMA, split: FullSplit, weights: Callable[[Coefficients], Coefficients], *, mean: bool = False
+) -> Iterator[Step]:
+    """Steps of one generation after the other, while the budget lasts; `weights` makes coefficients of a draw."""
     while not split.over:
         told = []
         for _ in range(optimizer.population_size):
             if split.over:
                 return
-            point = optimizer.ask()
-            told.append((point, -split.score(point.reshape(wide))))
+            drawn = optimizer.ask()
+            told.append((drawn, -split.score(weights(drawn))))
             if not mean:
                 yield split.step()
         optimizer.tell(told)
         if mean:
-            yield Step(split.spent, optimizer.mean.reshape(wide).copy())
+            yield Step(split.spent, weights(optimizer.mean).copy())

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.search.landscape import SCORED, Coefficients, Landscape, Step
+from benchmarks.search.landscape import Coefficients, Landscape, Step
 from evaluators.aggregate import Signal, objectives
+from optimizer.efe import SCORED
 
 LOW, HIGH = -0.25, 1.5
 

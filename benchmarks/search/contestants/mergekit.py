@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from cmaes import CMA
 
+from benchmarks.search.contestants.cma_es import generations
 from benchmarks.search.contestants.full_split import FullSplit, uniform
 from benchmarks.search.landscape import Landscape, Step
 
@@ -20,13 +21,4 @@ def mergekit_evolve(landscape: Landscape, budget: int, seed: int) -> Iterator[St
     """See `Contestant`."""
     start = uniform(landscape)
     optimizer = CMA(mean=start.ravel(), sigma=SIGMA, seed=seed)
-    split = FullSplit(landscape, budget)
-    while not split.over:
-        told = []
-        for _ in range(optimizer.population_size):
-            if split.over:
-                return
-            drawn = optimizer.ask()
-            told.append((drawn, -split.score(np.abs(drawn).reshape(start.shape))))
-            yield split.step()
-        optimizer.tell(told)
+    yield from generations(optimizer, FullSplit(landscape, budget), lambda drawn: np.abs(drawn).reshape(start.shape))

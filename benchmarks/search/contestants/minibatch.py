@@ -6,8 +6,9 @@ import numpy as np
 from cmaes import CMA
 
 from benchmarks.search.contestants.full_split import HIGH, LOW, objective, shape
-from benchmarks.search.landscape import SCORED, Coefficients, Landscape, Step
+from benchmarks.search.landscape import Coefficients, Landscape, Step
 from optimizer.batches import batches_of
+from optimizer.efe import SCORED
 
 BATCH, SIGMA = 64, 0.2
 

@@ -134,7 +134,6 @@ def problem_of(known: Quadratics, budget: int = 6000, seed: int = 1) -> Problem:
     frame = frame_of(space, GROUPS)
     return Problem(
         frame=frame,
-        tasks=known.tasks,
         examples={split: known.ids[split] for split in ("gradient", "search", "select")},
         arms=arms_of(space, frame),
         budget=budget,

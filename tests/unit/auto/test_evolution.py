@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from optimizer.auto.evolution import Evolution, population
+from optimizer.auto.evolution import Evolution
+from optimizer.engines.cma_es import population
 
 Array = NDArray[np.float64]
 

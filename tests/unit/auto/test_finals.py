@@ -24,7 +24,7 @@ def state_of(budget: int = 100_000, tasks: Sequence[Task] | None = None, seed: i
     about = tasks or tasks_of(1)
     examples: dict[Split, tuple[str, ...]] = {"gradient": (), "search": SEARCH, "select": SELECT}
     posed = problem_of(landscape(1), budget, seed)
-    return State(replace(posed, tasks=about, measure=Measure(about), examples=examples))
+    return State(replace(posed, measure=Measure(about), examples=examples))
 
 
 def add(state: State, kind: str, known: Values, ids: Sequence[str]) -> Candidate:

@@ -10,8 +10,9 @@ from quadratics import landscape, problem_of, tasks_of
 
 from evaluators.protocol import Outcome, Task
 from optimizer.auto.asks import Answer, Ask, Candidate, Score, Scored
-from optimizer.auto.state import State, shares
+from optimizer.auto.state import State
 from optimizer.auto.values import Measure
+from optimizer.batches import shares
 
 
 def state_of(tasks: int = 2, seed: int = 1) -> State:
@@ -140,7 +141,7 @@ def test_a_candidate_that_failed_is_not_asked_about_again() -> None:
 
 
 def two_scored(tasks: list[Task], values: tuple[dict[str, float], dict[str, float]]) -> tuple[State, list[Candidate]]:
-    state = State(replace(problem_of(landscape(2)), tasks=tasks, measure=Measure(tasks)))
+    state = State(replace(problem_of(landscape(2)), measure=Measure(tasks)))
     candidates = [state.candidate(None), state.candidate(None)]
     program = state.score([(one, list(known)) for one, known in zip(candidates, values, strict=True)])
     asks = next(program)
