@@ -45,7 +45,8 @@ class Evidence:
         if wanted.scales is not None:
             self._record_gradient(finished, worker, position)
             return
-        before = (self.outcomes(wanted.trial, wanted.split) or []) if wanted.index else []  # of a first round, none
+        # before a round of the whole split there is none; parts of one may end in any order
+        before = [] if wanted.ids is None else self.outcomes(wanted.trial, wanted.split) or []
         record_outcomes(
             self.database,
             self.job_id,

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
+from evaluators.protocol import Outcome
 from optimizer.auto.conductor import NOTES
 from optimizer.errors import JobFailed
 from optimizer.gradients import read_gradients
 from optimizer.outcomes import scored_count
 from optimizer.pool import Answer, Unit
-from optimizer.scorer import Interrupted
+from optimizer.scorer import Finished, Interrupted, Round
 from optimizer.study import all_trials
 from tests.integration.search.auto_bench import AutoBench, auto_job, differentiated, let_go, pool_of
 from tests.integration.search.bench import dies_after, formula, job_file, scored, told
@@ -169,3 +170,15 @@ def test_a_space_that_holds_no_baseline_is_searched_from_its_middle(tmp_path: Pa
     conductor = bench.conductor(pool_of())
     ending = conductor.search()
     assert all_trials(conductor.study)[ending.winner].params
+
+
+def test_parts_of_a_round_may_end_in_any_order(tmp_path: Path) -> None:
+    bench = AutoBench(tmp_path)
+    conductor = bench.conductor(pool_of())
+    conductor.search()
+    evidence, recipe = conductor.evidence, conductor.recipe(all_trials(conductor.study)[0])
+    names = evidence.ids("select")[:4]
+    late, early = (Round(0, "select", recipe, tuple(names[at : at + 2]), at // 2) for at in (0, 2))
+    for one in (early, late):
+        evidence.record(Finished(one, [Outcome(name, 1.0) for name in one.ids or ()], {"forward": 0.0}), "worker-1")
+    assert {outcome.id for outcome in evidence.outcomes(0, "select") or ()} >= set(names)
