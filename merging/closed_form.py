@@ -10,13 +10,13 @@ from torch import Tensor
 from merging.errors import MergeError
 from merging.folder import write_model
 from merging.groups import is_merged
-from merging.materialize import take_into
 from merging.methods.fisher import fisher_average
 from merging.methods.regmean import regmean
 from merging.pieces import pieces
 from merging.recipe import Recipe
 from merging.sources import Sources
 from merging.statistics import Statistics
+from merging.step import take_into
 
 Merged = Callable[[str, Sequence[Tensor]], Tensor | None]
 """A tensor's name and the experts' tensors to the merge in float32; None where the experts are averaged."""

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from merging.check import check_recipe
-from merging.groups import group_of, is_merged
+from merging.check import check_method, check_recipe
+from merging.groups import group_of
 from merging.kept_directions import Directions, KeptDirections
-from merging.materialize import merge_into, merged_dtypes, place, take_into
-from merging.methods import METHODS
+from merging.materialize import merged_dtypes, step_of
 from merging.recipe import Recipe
 from merging.resident import Places
 from merging.sources import Sources
@@ -74,25 +73,13 @@ class LiveMerge:
         self._recipe = recipe
 
     def _write(self, recipe: Recipe, names: list[str], kept: Directions | None) -> None:
-        base, experts = self._sources.chosen(recipe)
-        reference = self._sources.reference_of(recipe)
-        dtypes = merged_dtypes(recipe, self._sources)
-        method = METHODS[recipe.method]
-        structure = method.structure.model_validate(recipe.structure)
+        structure, dtypes = check_method(recipe), merged_dtypes(recipe, self._sources)
         for name in names:
-            target, stored = self._targets[name], reference.tensor(name)
-            if not reference.is_float(name):
-                target.copy_(stored)
-                continue
-            direct = _holds(target, dtypes[name])
-            out = target.detach() if direct else torch.empty(stored.shape, dtype=dtypes[name])
-            if is_merged(name, recipe.unmerged):
-                at = place(recipe, self._sources, name, structure)
-                tuned = [expert.tensor(name) for expert in experts.values()]
-                directions = kept(name) if kept is not None else None
-                merge_into(out, method, base.tensor(name) if base is not None else None, tuned, at, directions)
-            else:
-                take_into(out, name, stored)
+            target = self._targets[name]
+            step = step_of(recipe, self._sources, name, structure, dtypes[name])
+            direct = _holds(target, step.dtype)
+            out = target.detach() if direct else torch.empty(step.shape, dtype=step.dtype)
+            step.into(out, kept(name) if kept is not None and step.method is not None else None)
             if not direct:
                 target.copy_(out)
 

@@ -9,7 +9,8 @@ from pydantic import AfterValidator, Field
 from merging.frozen import Frozen
 from merging.groups import MODULES
 
-Structure = dict[str, bool | int | float | str]
+Structure = dict[str, bool | int | float | str | tuple[float, ...]]
+"""A method's own settings; a tuple holds one number per expert."""
 DType = Literal["float32", "bfloat16", "float16"]
 
 

@@ -1,20 +1,18 @@
 """The opened models of a merge: kept open between recipes that differ in method or coefficients."""
 
-from collections.abc import Iterator
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-
-from torch import Tensor
+from typing import Any
 
 from merging.alignment import aligned, reference_of
 from merging.checkpoint import Checkpoint, fingerprint, open_checkpoint
 from merging.compatibility import check_compatible
 from merging.errors import MergeError
+from merging.frozen import Frozen
 from merging.groups import Group, groups_of, is_merged
-from merging.methods.arithmetic import kept_count
-from merging.pieces import pieces
+from merging.methods import METHODS
 from merging.recipe import Recipe, Source
-from merging.thresholds import histogram, kth_largest_of
+from merging.whole import Whole
 
 
 class Sources:
@@ -36,8 +34,8 @@ class Sources:
         """The base, or the first expert where there is none: it lends names, dtypes, config, tokenizer and the
         tensors that are not merged (see `reference_of`)."""
         check_compatible(self.reference, [one for one in self._all() if one is not self.reference], self.unmerged)
-        self._histograms: dict[str, Tensor] = {}
-        self._thresholds: dict[tuple[str, float], float] = {}
+        self._whole: dict[tuple[str, ...], Whole] = {}
+        self._surveys: dict[str, Any] = {}
 
     @property
     def config_folder(self) -> str:
@@ -48,6 +46,17 @@ class Sources:
     def groups(self) -> list[Group]:
         """The groups of the tensors that are merged."""
         return groups_of(self.reference.names, self.unmerged)
+
+    def depth(self, group: Group) -> float | None:
+        """Where a layer stands: 0 for the first of the layers, 1 for the last; None outside of them."""
+        if group.layer is None:
+            return None
+        place = self._layers.index(group.layer)
+        return place / (len(self._layers) - 1) if place else 0.0
+
+    @cached_property
+    def _layers(self) -> list[int]:
+        return list(dict.fromkeys(group.layer for group in self.groups if group.layer is not None))
 
     def verify(self, cache: Path | None = None) -> None:
         """Hash every model whose source carries a fingerprint. Raises `MergeError` where they differ."""
@@ -109,31 +118,26 @@ class Sources:
             )
         return found
 
-    def threshold(self, expert: str, density: float) -> float:
-        """The smallest magnitude an expert's task vector keeps when the whole model keeps `density` of it.
+    def survey(self, recipe: Recipe, structure: Frozen) -> Any:
+        """What the recipe's method asks about the whole models (`Method.survey`); asked once for each structure."""
+        key = f"{recipe.method}\0{structure.model_dump_json()}\0{list(recipe.experts)}"
+        if key not in self._surveys:
+            self._surveys[key] = METHODS[recipe.method].survey(self.whole(recipe), structure)
+        return self._surveys[key]
 
-        float32. The first call for an expert reads its weights twice, one for another density once, a
-        repeated one never.
-        """
-        key = (expert, density)
-        if key not in self._thresholds:
-            pieces = partial(self._magnitudes, expert)
-            if expert not in self._histograms:
-                self._histograms[expert] = histogram(pieces())
-            upper = self._histograms[expert]
-            self._thresholds[key] = kth_largest_of(kept_count(density, int(upper.sum())), upper, pieces())
-        return self._thresholds[key]
-
-    def _magnitudes(self, expert: str) -> Iterator[Tensor]:
-        """|task vector| of every float tensor that is merged, in float32, piece by piece."""
-        if self.base is None:
-            raise MergeError("a threshold over the whole model needs a base, but there is none.")
-        for name in self.reference.names:
-            if self.reference.is_float(name) and is_merged(name, self.unmerged):
-                ours = pieces(self.base.tensor(name))
-                theirs = pieces(self.experts[expert].tensor(name))
-                for base, tuned in zip(ours, theirs, strict=True):
-                    yield (tuned.float() - base.float()).abs_()
+    def whole(self, recipe: Recipe) -> Whole:
+        """The recipe's models as wholes; what is found out about them serves every recipe with these experts."""
+        names = tuple(recipe.experts)
+        if names not in self._whole:
+            base, experts = self.chosen(recipe)
+            merged = [
+                name
+                for name in self.reference.names
+                if self.reference.is_float(name) and is_merged(name, self.unmerged)
+            ]
+            readers = [expert.tensor for expert in experts.values()]
+            self._whole[names] = Whole(merged, base.tensor if base is not None else None, readers)
+        return self._whole[names]
 
     def _all(self) -> list[Checkpoint]:
         return [*([self.base] if self.base is not None else []), *self.experts.values()]

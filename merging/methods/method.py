@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from merging.frozen import Frozen
+from merging.methods.whole_model import WholeModel
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 S = TypeVar("S", bound=Frozen)
+Gram = list[list[float]]
+"""Inner products of directions, over a whole tensor."""
 
 
 class NoStructure(Frozen):
@@ -24,8 +27,9 @@ class NoStructure(Frozen):
 class At(Generic[S]):
     """Where in a merge a method is called: which tensor, with which coefficients and settings.
 
-    `experts` are the recipe's names, in its order. `thresholds` holds one magnitude per expert where the
-    method asked for it (`Method.model_density`), None otherwise.
+    `experts` are the recipe's names, in its order. `survey` is what the method found out about the whole models
+    (`Method.survey`), None for methods that look at one tensor at a time. `depth` is the place of the tensor's layer,
+    from 0 for the first to 1 for the last; None outside of the layers.
     """
 
     tensor: str
@@ -33,7 +37,14 @@ class At(Generic[S]):
     row: tuple[float, ...]
     structure: S
     seed: int = 0
-    thresholds: tuple[float, ...] | None = None
+    survey: Any = None
+    depth: float | None = None
+
+    def each(self, setting: float | Sequence[float]) -> tuple[float, ...]:
+        """A setting for each expert: one number stands for all."""
+        if isinstance(setting, int | float):
+            return (float(setting),) * len(self.experts)
+        return tuple(setting)
 
     def generator(self, expert: int) -> torch.Generator:
         """A fresh CPU generator for one expert's random mask in this tensor.
@@ -63,9 +74,8 @@ def always(structure: Any) -> bool:  # noqa: ARG001
     return True
 
 
-def no_threshold(structure: Any) -> float | None:  # noqa: ARG001
+def no_survey(whole: WholeModel, structure: Any) -> None:
     """For methods that look at one tensor at a time."""
-    return None
 
 
 def any_row(row: tuple[float, ...], structure: Any) -> str | None:  # noqa: ARG001
@@ -86,8 +96,11 @@ class Method:
     `elementwise(structure)`: `directions` may be called on any slice of the flattened tensors.
     `combines_slices`: `combine` may, with the same slice of every direction.
     `keeps_directions`: making directions takes much longer than reading them, so a search keeps them between trials.
-    `model_density(structure)`: the share of each task vector, over the whole model, that `at.thresholds` must
-    keep. `row_error(row, structure)`: why a row of coefficients cannot be used, None where it can.
+    `survey(whole, structure)`: what the method must know about the whole models, once for a structure; it becomes
+    `at.survey`, None where nothing is needed.
+    `law(gram, at)`: for methods that are a weighted sum of directions whose weights follow from lengths and angles:
+    the row for `combine`, one number for each direction, from G[i][j] = <d_i, d_j> over the whole tensor, float64.
+    `row_error(row, structure)`: why a row of coefficients cannot be used, None where it can.
     """
 
     name: str
@@ -105,10 +118,20 @@ class Method:
     elementwise: Callable[[Any], bool] = never
     combines_slices: bool = True
     keeps_directions: bool = False
-    model_density: Callable[[Any], float | None] = no_threshold
+    survey: Callable[[WholeModel, Any], Any] = no_survey
+    law: Callable[[Gram, At[Any]], Sequence[float]] | None = None
     row_error: Callable[[tuple[float, ...], Any], str | None] = any_row
 
     def merge(self, base: Tensor | None, tuned: Sequence[Tensor], at: At[Any]) -> Tensor:
         """The merged tensor, float32, from tensors as they are stored (any float dtype, one shape)."""
         origin = None if base is None else base.float()
-        return self.combine(origin, self.directions(origin, tuned, at), at)
+        directions = self.directions(origin, tuned, at)
+        return self.combine(origin, directions, self.settled(directions, at))
+
+    def settled(self, directions: Sequence[Tensor], at: At[Any]) -> At[Any]:
+        """The place with the row that `combine` is called with: the law's where there is one. Whole tensors only."""
+        if self.law is None:
+            return at
+        from merging.methods.gram import gram  # needs torch, which the table of methods must not
+
+        return replace(at, row=tuple(self.law(gram(directions), at)))

@@ -10,6 +10,7 @@ from pydantic import Field
 from merging.frozen import Frozen
 from merging.methods.arithmetic import elect_and_average, kept_count, kth_largest, task_vectors
 from merging.methods.method import At, Method
+from merging.methods.whole_model import WholeModel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,17 +35,19 @@ def trimmed(base: Tensor | None, tuned: Sequence[Tensor], at: At[Ties]) -> list[
         return vectors
     for position, vector in enumerate(vectors):
         magnitudes = vector.abs()
-        if at.thresholds is not None:
-            kept = magnitudes >= at.thresholds[position]
+        if at.survey is not None:
+            kept = magnitudes >= at.survey[position]
         else:
             kept = magnitudes >= kth_largest(magnitudes, kept_count(at.structure.density, magnitudes.numel()))
         vector.mul_(kept)
     return vectors
 
 
-def model_density(structure: Ties) -> float | None:
-    """The paper trims the whole model as one vector."""
-    return structure.density if structure.scope == "model" and structure.density < 1 else None
+def thresholds(whole: WholeModel, structure: Ties) -> tuple[float, ...] | None:
+    """The smallest magnitude that each task vector keeps: the paper trims the whole model as one vector."""
+    if structure.scope == "tensor" or structure.density == 1:
+        return None
+    return tuple(whole.threshold(expert, structure.density) for expert in range(whole.experts))
 
 
 TIES = Method(
@@ -58,5 +61,5 @@ TIES = Method(
     combine=elect_and_average,
     keeps_directions=True,
     elementwise=lambda structure: structure.scope == "model" or structure.density == 1,
-    model_density=model_density,
+    survey=thresholds,
 )

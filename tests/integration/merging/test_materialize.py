@@ -102,11 +102,11 @@ def test_whole_model_thresholds_are_those_of_a_full_sort(zoo: Path) -> None:
     recipe = recipe_over(zoo, "ties", structure={"density": 0.2})
     sources = Sources(recipe)
     base = load_file(zoo / "base" / "model.safetensors")
-    for name in recipe.experts:
+    for number, name in enumerate(recipe.experts):
         expert = load_file(zoo / name / "model.safetensors")
         vector = torch.cat([(expert[key].float() - base[key].float()).abs().flatten() for key in base])
         k = round(0.2 * vector.numel())
-        assert sources.threshold(name, 0.2) == vector.sort(descending=True).values[k - 1].item()
+        assert sources.whole(recipe).threshold(number, 0.2) == vector.sort(descending=True).values[k - 1].item()
 
 
 def test_ties_over_the_whole_model_is_not_ties_tensor_by_tensor(zoo: Path) -> None:

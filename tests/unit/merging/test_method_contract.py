@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from merging.frozen import Frozen
 from merging.methods import METHODS, At, Method
+from merging.whole import Whole
 
 
 def each(methods: Iterable[Method]) -> pytest.MarkDecorator:
@@ -43,14 +44,23 @@ def models(count: int, shape: Sequence[int] = (40, 50), seed: int = 0) -> tuple[
 
 
 def place(method: Method, row: Sequence[float] | None = None, experts: int = 2, **settings: Any) -> At[Any]:
-    """A place in a merge of experts a, b, c ... with the method's default settings, model-scope thresholds included."""
+    """A place in a merge of experts a, b, c ... with the method's default settings, its survey included."""
     names = tuple("abcdefgh"[:experts])
     if row is None:
         row = [0.3 + 0.2 * position for position in range(len(method.coefficients(names)))]
     structure: Frozen = method.structure.model_validate(settings)
-    wants_thresholds = method.model_density(structure) is not None
-    thresholds = (0.002,) * experts if wants_thresholds else None
-    return At("model.layers.0.mlp.up_proj.weight", names, tuple(row), structure, 7, thresholds)
+    at = At("model.layers.0.mlp.up_proj.weight", names, tuple(row), structure, 7, depth=0.5)
+    return surveyed(method, at, *models(experts, seed=5))
+
+
+def surveyed(method: Method, at: At[Any], base: Tensor, tuned: Sequence[Tensor]) -> At[Any]:
+    """The place in a merge of models that are these tensors and nothing else."""
+
+    def reading(tensor: Tensor) -> Callable[[str], Tensor]:
+        return lambda name: tensor  # noqa: ARG005
+
+    whole = Whole([at.tensor], reading(base), [reading(one) for one in tuned])
+    return replace(at, survey=method.survey(whole, at.structure))
 
 
 @EVERY
@@ -90,7 +100,8 @@ def test_kept_directions_give_the_same_bits_for_every_row(method: Method) -> Non
     for scale in (0.5, -1.0, 2.0):
         row = tuple(scale * weight for weight in at.row)
         fresh = method.merge(base, tuned, replace(at, row=row))
-        assert torch.equal(method.combine(base, directions, replace(at, row=row)), fresh)
+        settled = method.settled(directions, replace(at, row=row))
+        assert torch.equal(method.combine(base, directions, settled), fresh)
     assert all(torch.equal(one, other) for one, other in zip(directions, kept, strict=True))
 
 
@@ -125,6 +136,7 @@ def test_a_method_that_says_so_combines_slices_with_the_same_bits(method: Method
     at = place(method)
     base, tuned = models(2, (1001,))
     directions = method.directions(base, tuned, at)
+    at = method.settled(directions, at)
     parts = [
         method.combine(base[start : start + 13], [one[start : start + 13] for one in directions], at)
         for start in range(0, 1001, 13)
@@ -154,8 +166,9 @@ def test_the_order_of_the_experts_does_not_matter(method: Method) -> None:
     base, tuned = models(count)
     at = place(method, experts=count)
     row = (1 - at.row[0],) if method.name == "slerp" else at.row[::-1]
-    turned = replace(at, experts=at.experts[::-1], row=row)
-    merged, other = method.merge(base, tuned, at), method.merge(base, tuned[::-1], turned)
+    turned = surveyed(method, replace(at, experts=at.experts[::-1], row=row), base, tuned[::-1])
+    merged = method.merge(base, tuned, surveyed(method, at, base, tuned))
+    other = method.merge(base, tuned[::-1], turned)
     assert torch.allclose(merged, other, atol=1e-7)
 
 
@@ -171,9 +184,9 @@ def test_merging_a_model_with_copies_of_itself_returns_it(method: Method) -> Non
 def test_adding_a_constant_to_every_model_adds_it_to_the_merge(method: Method) -> None:
     # whole numbers, so that differences are the same bits with and without the shift
     base, tuned = (torch.arange(-30.0, 30.0), [torch.arange(60.0) % 7, -(torch.arange(60.0) % 11)])
-    at = replace(place(method), thresholds=(3.0, 3.0) if place(method).thresholds else None)
-    merged = method.merge(base, tuned, at)
-    shifted = method.merge(base + 64, [one + 64 for one in tuned], at)
+    merged = method.merge(base, tuned, surveyed(method, place(method), base, tuned))
+    moved = base + 64, [one + 64 for one in tuned]
+    shifted = method.merge(*moved, surveyed(method, place(method), *moved))
     assert torch.allclose(shifted, merged + 64, atol=1e-4)
 
 

@@ -25,7 +25,7 @@ def at(structure: object, row: tuple[float, ...], seed: int = 0, **more: object)
     names = (
         tuple("abcdefgh"[: max(len(row), 2)]) if not isinstance(structure, Dare | Della) else tuple("abc"[: len(row)])
     )
-    return At("tensor", names, row, structure, seed, **more)  # type: ignore[arg-type, type-var]
+    return At("tensor", names, row, structure, seed, **more)  # type: ignore[arg-type]
 
 
 def paper_ties(base: Tensor, tuned: list[Tensor], density: float, scale: float) -> Tensor:
@@ -53,7 +53,7 @@ def test_ties_with_equal_weights_is_the_papers(density: float, scope: str) -> No
     if scope == "model":
         k = round(density * 200)
         thresholds = tuple(float((one - base).abs().flatten().sort(descending=True).values[k - 1]) for one in tuned)
-    place = at(Ties(density=density, scope=scope), (0.7,) * 4, thresholds=thresholds)
+    place = at(Ties(density=density, scope=scope), (0.7,) * 4, survey=thresholds)
     merged = METHODS["ties"].merge(base, tuned, place)
     assert torch.allclose(merged, paper_ties(base, tuned, density, 0.7), atol=1e-6)
 

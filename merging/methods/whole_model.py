@@ -1,0 +1,32 @@
+"""What a method may ask about the models as wholes, before it is called for any tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class WholeModel(Protocol):
+    """The models of one recipe, read piece by piece: whole-model statistics never need a whole model in memory.
+
+    Experts are counted in the recipe's order. Only float tensors that are merged are part of it.
+    """
+
+    @property
+    def experts(self) -> int:
+        """How many experts there are."""
+
+    def pieces(self) -> Iterator[tuple[Tensor | None, list[Tensor]]]:
+        """The same piece of the base (None where there is none) and of each expert, as stored; one full reading."""
+
+    def threshold(self, expert: int, density: float) -> float:
+        """The smallest magnitude that an expert's task vector keeps where `density` of the whole of it is kept.
+
+        float32, exact. Remembered: another density of an expert takes one reading, a repeated one none.
+        """
+
+    def squared_norms(self) -> tuple[float, ...]:
+        """|tau_k|^2 of each expert's whole task vector, float64. Remembered."""

@@ -1,0 +1,65 @@
+"""Answer what a method asks about whole models, reading them piece by piece."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
+
+from torch import Tensor
+
+from merging.errors import MergeError
+from merging.methods.arithmetic import kept_count
+from merging.pieces import pieces
+from merging.thresholds import histogram, kth_largest_of
+
+Read = Callable[[str], Tensor]
+"""A tensor by its name, as it is stored."""
+
+
+class Whole:
+    """The merged tensors of a base and experts: a `merging.methods.whole_model.WholeModel`, its answers remembered."""
+
+    def __init__(self, names: Sequence[str], base: Read | None, tuned: Sequence[Read]) -> None:
+        """`names` are the float tensors that are merged, `tuned` has a reader for each expert."""
+        self._names, self._base, self._tuned = tuple(names), base, tuple(tuned)
+        self._histograms: dict[int, Tensor] = {}
+        self._thresholds: dict[tuple[int, float], float] = {}
+        self._norms: tuple[float, ...] | None = None
+
+    @property
+    def experts(self) -> int:
+        return len(self._tuned)
+
+    def pieces(self) -> Iterator[tuple[Tensor | None, list[Tensor]]]:
+        for name in self._names:
+            tuned = [pieces(read(name)) for read in self._tuned]
+            base = pieces(self._base(name)) if self._base is not None else repeat(None)
+            for origin, parts in zip(base, zip(*tuned, strict=True), strict=False):
+                yield origin, list(parts)
+
+    def threshold(self, expert: int, density: float) -> float:
+        """Raises `MergeError` where there is no base."""
+        key = (expert, density)
+        if key not in self._thresholds:
+            if expert not in self._histograms:
+                self._histograms[expert] = histogram(self._magnitudes(expert))
+            upper = self._histograms[expert]
+            count = kept_count(density, int(upper.sum()))
+            self._thresholds[key] = kth_largest_of(count, upper, self._magnitudes(expert))
+        return self._thresholds[key]
+
+    def squared_norms(self) -> tuple[float, ...]:
+        """Raises `MergeError` where there is no base."""
+        if self._norms is None:
+            self._norms = tuple(
+                sum(float(part.double().square().sum()) for part in self._magnitudes(expert))
+                for expert in range(self.experts)
+            )
+        return self._norms
+
+    def _magnitudes(self, expert: int) -> Iterator[Tensor]:
+        """|task vector| in float32, piece by piece."""
+        if self._base is None:
+            raise MergeError("a task vector is what an expert adds to a base, but there is none; name a `base`.")
+        for name in self._names:
+            ours, theirs = pieces(self._base(name)), pieces(self._tuned[expert](name))
+            for base, tuned in zip(ours, theirs, strict=True):
+                yield (tuned.float() - base.float()).abs_()
