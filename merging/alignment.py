@@ -3,14 +3,41 @@
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
-from merging.checkpoint import Checkpoint, renamed
+from merging.adapters import is_adapter, laid_over, needs_a_base, open_adapter
+from merging.checkpoint import Checkpoint, open_checkpoint, open_folder, renamed
+from merging.errors import CheckpointError
 from merging.groups import is_merged
+from merging.locate import locate
+from merging.recipe import Source
 
 # What BERT's first checkpoints call the parameters of a norm.
 _OLD_NORMS = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
 _MASK = re.compile(r"(?:attn|attention)\.(?:masked_)?bias$")
 _BUFFER = re.compile(r"rotary_emb\.inv_freq$|position_ids$")
+
+
+def open_aligned(
+    base: Source | None, experts: Sequence[Source], unmerged: Collection[str]
+) -> tuple[Checkpoint | None, list[Checkpoint]]:
+    """The base and the experts opened, under the same names (see `aligned`), adapters laid over the base.
+
+    Raises `CheckpointError` where one cannot be opened, or an adapter does not fit the base or has none.
+    """
+    ours = open_checkpoint(base) if base is not None else None
+    places = [(source, *locate(source)) for source in experts]
+    whole = [open_folder(*place) for place in places if not is_adapter(place[1])]
+    if whole:
+        ours, whole = aligned(ours, whole, unmerged)
+    others = iter(whole)
+    return ours, [_over(ours, *place) if is_adapter(place[1]) else next(others) for place in places]
+
+
+def _over(base: Checkpoint | None, source: Source, folder: Path, from_hub: bool) -> Checkpoint:
+    if base is None:
+        raise CheckpointError(needs_a_base(source))
+    return laid_over(open_adapter(source, folder, from_hub), base)
 
 
 def reference_of(base: Checkpoint | None, experts: Sequence[Checkpoint], unmerged: Collection[str]) -> Checkpoint:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from safetensors import SafetensorError, safe_open
 
@@ -44,14 +44,36 @@ CONFIG = "config.json"
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
+class Overlay(Protocol):
+    """What stands in the place of a model's stored tensors: an adapter over its base (`merging.adapters`)."""
+
+    @property
+    def base(self) -> "Checkpoint":
+        """The model under it."""
+
+    @property
+    def settings_file(self) -> str:
+        """The file of settings beside the weight files."""
+
+    def tensor(self, name: str) -> "Tensor":
+        """The tensor of the base under this name, as the overlay changes it."""
+
+    def non_finite(self) -> list[str]:
+        """Tensors in the overlay's own files that hold NaN or infinity."""
+
+    def fingerprint(self, cache: Path | None, on_progress: Callable[[int, int], None] | None) -> str:
+        """A hash of what it makes of its base."""
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A model folder whose weight files have been found whole.
+    """A model folder whose weight files have been found whole, or an adapter's folder over such a model.
 
     `names` are sorted and leave out a head that is tied to the embeddings. `shapes` and `dtypes` (torch's
     names: `bfloat16`) have every name; `nbytes` is the size of them all. `files` are the weight files, whose
     names begin with `stem`. `config` is empty where the folder has no config.json: not every kind of model has one.
-    `from_hub` says that `source.path` is a Hub id and not a path.
+    `from_hub` says that `source.path` is a Hub id and not a path. Of an adapter, `folder` and `files` are its own, all
+    else is as the adapter makes it of its base.
     """
 
     source: Source
@@ -69,19 +91,33 @@ class Checkpoint:
     _lock: threading.Lock = field(repr=False, default_factory=threading.Lock)
     _stored: Mapping[str, str] | None = field(repr=False, default=None)
     _origin: "Checkpoint | None" = field(repr=False, default=None)
+    _overlay: Overlay | None = field(repr=False, default=None)
 
     def tensor(self, name: str) -> "Tensor":
         """The tensor as it is stored. It is backed by the mapped file: never write to it.
 
-        Raises `KeyError` where the checkpoint has no such tensor.
+        What an adapter changes is made anew at each call, in float32. Raises `KeyError` where the checkpoint has no
+        such tensor.
         """
         stored = name if self._stored is None else self._stored[name]
+        if self._overlay is not None:
+            return self._overlay.tensor(stored)
         file = self._home[stored]
         with self._lock:
             if file not in self._handles:
                 self._handles[file] = safe_open(self.folder / file, framework="pt")
             tensor: Tensor = self._handles[file].get_tensor(stored)
         return tensor
+
+    @property
+    def overlay(self) -> Overlay | None:
+        """What stands in the place of stored tensors, where the folder is an adapter's."""
+        return self._overlay
+
+    @property
+    def model_folder(self) -> Path:
+        """The folder with the model's config and tokenizer: that of the base, of an adapter."""
+        return self.folder if self._overlay is None else self._overlay.base.model_folder
 
     @property
     def is_transformers(self) -> bool:
@@ -99,7 +135,11 @@ def open_checkpoint(source: Source) -> Checkpoint:
     Raises `CheckpointError` where the folder is missing, holds no safetensors, is quantized, is damaged, or
     ties head and embeddings that are not equal.
     """
-    folder, from_hub = locate(source)
+    return open_folder(source, *locate(source))
+
+
+def open_folder(source: Source, folder: Path, from_hub: bool) -> Checkpoint:
+    """As `open_checkpoint`, of a source that has been located."""
     weights = weight_files(folder)
     config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     if "quantization_config" in config:
@@ -107,7 +147,7 @@ def open_checkpoint(source: Source) -> Checkpoint:
             f"{folder}: the weights are quantized, and packed numbers cannot be averaged; merge the "
             "unquantized models and quantize the result."
         )
-    headers = {file: _header(folder / file) for file in weights.files}
+    headers = {file: read_header(folder / file) for file in weights.files}
     if weights.index is not None:
         _check_index(folder, weights, headers)
     home = {name: file for file, header in headers.items() for name in header}
@@ -148,10 +188,13 @@ def fingerprint(
 ) -> str:
     """A hash of the weights themselves: sha256 over every tensor's name, dtype, shape and bytes, sorted.
 
-    It does not depend on how the weights are cut into files. Hashes are remembered per file (see
-    `merging.hash_cache`); `on_progress(done, files)` is called after each file.
+    It does not depend on how the weights are cut into files. That of an adapter is a hash of its tensors, its settings
+    and its base's fingerprint. Hashes are remembered per file (see `merging.hash_cache`); `on_progress(done, files)`
+    is called after each file.
     """
     checkpoint = checkpoint._origin or checkpoint
+    if checkpoint._overlay is not None:
+        return checkpoint._overlay.fingerprint(cache, on_progress)
     digests: dict[str, str] = {}
     for done, file in enumerate(checkpoint.files, start=1):
         digests |= remembered(checkpoint.folder / file, "tensors", partial(_tensor_digests, checkpoint, file), cache)
@@ -165,8 +208,9 @@ def fingerprint(
 
 
 def file_hashes(checkpoint: Checkpoint, cache: Path | None = None) -> dict[str, str]:
-    """The sha256 of every weight file, index and config: what a lineage record names."""
-    beside = (CONFIG, index_name(checkpoint.stem)) if len(checkpoint.files) > 1 else (CONFIG,)
+    """The sha256 of every weight file, index and config: what a lineage record names. Of an adapter, its own files."""
+    settings = CONFIG if checkpoint._overlay is None else checkpoint._overlay.settings_file
+    beside = (settings, index_name(checkpoint.stem)) if len(checkpoint.files) > 1 else (settings,)
     names = [*checkpoint.files, *(name for name in beside if (checkpoint.folder / name).is_file())]
     paths = {name: checkpoint.folder / name for name in sorted(names)}
     return {name: remembered(path, "sha256", partial(_sha256, path), cache) for name, path in paths.items()}
@@ -196,8 +240,11 @@ def _checkpoint(
     )
 
 
-def _header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and dtype of every tensor in a file. Opening it also checks that no byte is missing."""
+def read_header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of every tensor in a file. Opening it also checks that no byte is missing.
+
+    Raises `CheckpointError` where it is damaged or holds packed numbers.
+    """
     found = {}
     try:
         with safe_open(file, framework="np") as opened:  # numpy, because headers need no torch
@@ -234,14 +281,16 @@ def _check_index(folder: Path, weights: WeightFiles, headers: dict[str, dict[str
 
 
 def _tensor_digests(checkpoint: Checkpoint, file: str) -> dict[str, str]:
+    names = sorted(name for name, home in checkpoint._home.items() if home == file)
+    return {name: tensor_digest(checkpoint.tensor(name)) for name in names}
+
+
+def tensor_digest(tensor: "Tensor") -> str:
+    """The sha256 of a tensor's bytes."""
     import torch
 
-    digests = {}
-    for name in sorted(name for name, home in checkpoint._home.items() if home == file):
-        stored = checkpoint.tensor(name).reshape(-1).view(torch.uint8)
-        view: Any = stored.numpy()  # numpy's types do not tell that an array is a buffer
-        digests[name] = hashlib.sha256(view).hexdigest()
-    return digests
+    view: Any = tensor.reshape(-1).view(torch.uint8).numpy()  # numpy's types do not tell that an array is a buffer
+    return hashlib.sha256(view).hexdigest()
 
 
 def _sha256(file: Path) -> str:

@@ -49,10 +49,15 @@ def tokenizer_mismatches(base: Checkpoint, experts: Sequence[Checkpoint]) -> lis
 
 
 def non_finite(checkpoint: Checkpoint, on_progress: Callable[[int, int], None] | None = None) -> list[str]:
-    """The names of the tensors that hold NaN or infinity. Reads all weights. `on_progress(done, tensors)`."""
-    found = []
+    """The names of the tensors that hold NaN or infinity. Reads all weights. `on_progress(done, tensors)`.
+
+    Of an adapter, its own tensors if some of them do, else those that it makes of its base.
+    """
+    found = checkpoint.overlay.non_finite() if checkpoint.overlay is not None else []
+    if found:
+        return found
     for done, name in enumerate(checkpoint.names, start=1):
-        if checkpoint.is_float(name) and checkpoint.tensor(name).numel():
+        if checkpoint.is_float(name) and 0 not in checkpoint.shapes[name]:
             low, high = checkpoint.tensor(name).aminmax()  # a NaN anywhere makes both NaN
             if not (math.isfinite(low.item()) and math.isfinite(high.item())):
                 found.append(name)

@@ -92,6 +92,19 @@ def _layer_of(tensor: str) -> int | None:
     return int(found["number"]) + _FIRST_NUMBER.get(found["kind"] or "", 0)
 
 
+def split_at_layer(tensor: str) -> tuple[str, int, str] | None:
+    """What stands in a tensor's name before, in and after the number of its layer; None outside of layers.
+
+    `model.layers.12.mlp.up_proj.weight` is `model.layers.`, 12 and `.mlp.up_proj.weight`. Put together again with
+    another number it is the same tensor of another layer.
+    """
+    found = _LAYER.search(tensor)
+    if found is None:
+        return None
+    start, end = found.span("number")
+    return tensor[:start], int(found["number"]), tensor[end:]
+
+
 def is_merged(tensor: str, unmerged: Collection[str]) -> bool:
     """Whether a tensor takes part in a merge that leaves out the modules `unmerged`.
 

@@ -4,8 +4,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from merging.alignment import aligned, reference_of
-from merging.checkpoint import Checkpoint, fingerprint, open_checkpoint
+from merging.alignment import open_aligned, reference_of
+from merging.checkpoint import Checkpoint, fingerprint
 from merging.compatibility import check_compatible
 from merging.errors import MergeError
 from merging.frozen import Frozen
@@ -26,9 +26,7 @@ class Sources:
         if not recipe.experts:
             raise MergeError("a merge must have at least one expert, but the recipe has none.")
         self.unmerged = recipe.unmerged
-        base = open_checkpoint(recipe.base) if recipe.base is not None else None
-        experts = [open_checkpoint(source) for source in recipe.experts.values()]
-        self.base, experts = aligned(base, experts, self.unmerged)
+        self.base, experts = open_aligned(recipe.base, list(recipe.experts.values()), self.unmerged)
         self.experts = dict(zip(recipe.experts, experts, strict=True))
         self.reference = reference_of(self.base, experts, self.unmerged)
         """The base, or the first expert where there is none: it lends names, dtypes, config, tokenizer and the

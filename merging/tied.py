@@ -44,6 +44,19 @@ def tied_head(checkpoint: "Checkpoint") -> str | None:
     return None
 
 
+def embeddings_for(checkpoint: "Checkpoint", head: str) -> str | None:
+    """The embeddings that a model without a tensor `head` uses in its place; None where it has no such thing."""
+    if _HEAD.search(head) is None or _says_tied(checkpoint.config) is False:
+        return None
+    return next((name for name in checkpoint.names if _EMBEDDING.search(name)), None)
+
+
+def is_by_token(name: str) -> bool:
+    """Whether a tensor has one row for each token: input embeddings, a head over the vocabulary, or its bias."""
+    weight = re.sub(r"(?:\.decoder)?\.bias$", ".decoder.weight" if "predictions" in name else ".weight", name)
+    return bool(_EMBEDDING.search(name) or _HEAD.search(weight))
+
+
 def _says_tied(config: dict[str, Any]) -> bool | None:
     for part in (config, config.get("text_config")):
         if isinstance(part, dict) and isinstance(part.get("tie_word_embeddings"), bool):

@@ -16,7 +16,7 @@ def tokenizer_difference(base: Path, expert: Path) -> str | None:
     are compared byte by byte. Raises `CheckpointError` where a JSON file is damaged.
     """
     if (base / "tokenizer.json").is_file() and (expert / "tokenizer.json").is_file():
-        ours, theirs = _token_ids(base / "tokenizer.json"), _token_ids(expert / "tokenizer.json")
+        ours, theirs = token_ids(base / "tokenizer.json"), token_ids(expert / "tokenizer.json")
         return _difference(ours, theirs)
     for name in _PLAIN_FILES:
         if (base / name).is_file() and (expert / name).is_file():
@@ -25,7 +25,7 @@ def tokenizer_difference(base: Path, expert: Path) -> str | None:
     return None
 
 
-def _token_ids(path: Path) -> dict[str, int]:
+def token_ids(path: Path) -> dict[str, int]:
     """Every token with its id: the model's vocabulary, then the added tokens, which win."""
     content = read_json(path)
     model = content.get("model")

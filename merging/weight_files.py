@@ -108,7 +108,8 @@ def _nothing_to_read(folder: Path, files: list[str]) -> str:
         )
     if any((folder / adapter).is_file() for adapter in _ADAPTERS):
         return (
-            f"{folder}: holds a LoRA adapter, not a model; merge it into its base first "
+            f"{folder}: holds a LoRA adapter, not a model. One that peft wrote, with its adapter_config.json, can be "
+            "an expert beside its base; merge any other into its base first "
             "(peft: `model.merge_and_unload().save_pretrained(...)`)."
         )
     pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))

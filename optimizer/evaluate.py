@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
@@ -14,6 +14,9 @@ from optimizer.preflight import check_architecture, check_evaluator, check_kind,
 from optimizer.resident import check_vllm
 from optimizer.spec import JobFile, read_job_file
 from optimizer.statistics import Estimate, interval
+
+if TYPE_CHECKING:
+    from merging.recipe import Source
 
 
 @dataclass(frozen=True)
@@ -51,16 +54,39 @@ def evaluate_model(model: str, job_file: Path, split: str) -> ModelScores:
 
 def _load(spec: JobFile, model: str, evaluator: Evaluator) -> Any:
     """The model, whose folder must have every weight it needs: transformers would draw what is missing at random."""
-    from merging.checkpoint import open_checkpoint
+    from merging.adapters import is_adapter
+    from merging.checkpoint import open_folder
+    from merging.locate import locate
     from merging.recipe import Source
     from optimizer.resident import open_model
 
+    source = Source(path=model)
     try:
-        checkpoint = open_checkpoint(Source(path=model))
+        folder, from_hub = locate(source)
+        if is_adapter(folder):
+            return _load_over_base(spec, source, evaluator)
+        checkpoint = open_folder(source, folder, from_hub)
     except ValueError as error:
         raise InputError(str(error)) from error
     check_evaluator(evaluator, check_architecture(spec, checkpoint))
     return open_model(spec, str(checkpoint.folder))
+
+
+def _load_over_base(spec: JobFile, adapter: "Source", evaluator: Evaluator) -> Any:
+    """An adapter over the job's base, filled in as a worker does it. Raises `ValueError` where it does not fit."""
+    from merging.recipe import Recipe
+    from merging.sources import Sources
+    from optimizer.plan import sources_of
+    from optimizer.resident import open_resident
+
+    base, _ = sources_of(spec, {})
+    bare = Recipe(method="linear", base=base, experts={"adapter": adapter}, coefficients={}, dtype=spec.dtype)
+    sources = Sources(bare)
+    recipe = bare.model_copy(update={"coefficients": {group.name: (1.0,) for group in sources.groups}})
+    check_evaluator(evaluator, check_architecture(spec, sources.reference))
+    resident = open_resident(spec, recipe, sources)
+    resident.fill(recipe)
+    return resident.model
 
 
 def _scores(model: str, split: Split, spec: JobFile, tasks: list[Task], outcomes: list[Outcome]) -> ModelScores:

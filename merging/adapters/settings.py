@@ -1,0 +1,122 @@
+"""What an adapter_config.json says about weights: kind, ranks, scales."""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from merging.errors import CheckpointError
+from merging.weight_files import read_json
+
+Value = TypeVar("Value")
+Other = TypeVar("Other")
+
+CONFIG_FILE = "adapter_config.json"
+KINDS = ("LORA", "IA3")
+
+# Adapters started from the base's own singular vectors or a quantized base: what they were trained on is not the base.
+_MOVED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# Settings that change what the factors mean; nothing about the tensors' names or shapes would tell.
+_UNKNOWN_MEANING = {
+    "layer_replication": "layers are repeated, which the base is not",
+    "target_parameters": "factors of stacked experts are not read",
+    "alora_invocation_tokens": "it acts only behind its invocation tokens, and weights act everywhere",
+    "use_qalora": "its factors act on pooled inputs",
+    "use_bdlora": "its factors are block-diagonal",
+    "arrow_config": "it routes among other adapters",
+}
+
+
+class LoraSettings(BaseModel):
+    """The settings of a LoRA adapter that its weights depend on; a module's own rank and scale are in the patterns."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    peft_type: Literal["LORA"] = "LORA"
+    r: int = Field(gt=0)
+    lora_alpha: float
+    use_rslora: bool = False
+    use_dora: bool = False
+    fan_in_fan_out: bool = False
+    rank_pattern: dict[str, int] = Field(default_factory=dict)
+    alpha_pattern: dict[str, float] = Field(default_factory=dict)
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = None
+
+    def rank(self, module: str) -> int:
+        """The rank of a module's factors."""
+        return _by_pattern(self.rank_pattern, module, self.r)
+
+    def scaling(self, module: str) -> float:
+        """What B A is multiplied with: alpha / r, or alpha / sqrt(r) (rank-stabilised LoRA, 2312.03732 eq. 3)."""
+        rank = self.rank(module)
+        return _by_pattern(self.alpha_pattern, module, self.lora_alpha) / (math.sqrt(rank) if self.use_rslora else rank)
+
+    def tokens(self, module: str) -> list[int] | None:
+        """The rows of an embedding that were trained on their own, None where there are none."""
+        if isinstance(self.trainable_token_indices, dict):
+            return _by_pattern(self.trainable_token_indices, module, None)
+        return self.trainable_token_indices
+
+
+class Ia3Settings(BaseModel):
+    """The settings of an IA3 adapter that its weights depend on."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    peft_type: Literal["IA3"] = "IA3"
+    fan_in_fan_out: bool = False
+
+
+Settings = LoraSettings | Ia3Settings
+
+
+def read_settings(folder: Path) -> tuple[Settings, dict[str, Any]]:
+    """The settings that matter, and the whole config as it stands in the file.
+
+    Raises `CheckpointError` for a kind of adapter that is not read, or one whose factors mean something else.
+    """
+    file = folder / CONFIG_FILE
+    config = read_json(file)
+    kind = config.get("peft_type")
+    if kind not in KINDS:
+        raise CheckpointError(
+            f"{file}: `peft_type` must be one of {', '.join(KINDS)}, but is {kind!r}; merge it into its base first "
+            "(peft: `model.merge_and_unload().save_pretrained(...)`)."
+        )
+    given = {key: value for key, value in config.items() if value is not None}
+    try:
+        settings: Settings = (LoraSettings if kind == "LORA" else Ia3Settings).model_validate(given)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise CheckpointError(f"{file}: `{where}`: {problem['msg']}; save the adapter again with peft.") from error
+    if kind == "LORA":
+        _check_meaning(file, config)
+    return settings, config
+
+
+def _check_meaning(file: Path, config: dict[str, Any]) -> None:
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(_MOVED_BASE):
+        raise CheckpointError(
+            f"{file}: was started by `{start}`, which changes the base it is trained on, so that it does not fit the "
+            "base itself; save it as a plain LoRA (peft: `save_pretrained(..., "
+            "path_initial_model_for_weight_conversion=...)`)."
+        )
+    for key, why in _UNKNOWN_MEANING.items():
+        if config.get(key):
+            raise CheckpointError(
+                f"{file}: has `{key}`: {why}. Merge it into its base first, where peft can "
+                "(`model.merge_and_unload().save_pretrained(...)`)."
+            )
+
+
+def _by_pattern(patterns: Mapping[str, Value], module: str, otherwise: Other) -> Value | Other:
+    """The value of the first pattern that a module's name, or an end of it behind a dot, matches: peft's rule."""
+    for pattern, value in patterns.items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return otherwise
