@@ -20,6 +20,7 @@ def check_recipe(recipe: Recipe, groups: Iterable[Group]) -> None:
     """
     structure = check_method(recipe)
     method = METHODS[recipe.method]
+    groups = list(groups)
     names = [group.name for group in groups]
     if not names:
         raise MergeError(f"a merge must have something to merge, but {', '.join(recipe.unmerged)} are `unmerged`.")
@@ -34,9 +35,27 @@ def check_recipe(recipe: Recipe, groups: Iterable[Group]) -> None:
             f"every group must have a row of coefficients, but {len(missing)} of {len(names)} have none, "
             f"first `{missing[0]}`."
         )
+    if recipe.path is not None:
+        _check_path(recipe, sorted({group.layer for group in groups if group.layer is not None}))
     wanted = method.coefficients(tuple(recipe.experts))
     for group in names:
-        _check_row(group, recipe.coefficients[group], wanted, method, structure, len(recipe.experts))
+        check_row(group, recipe.coefficients[group], wanted, method, structure, len(recipe.experts))
+
+
+def _check_path(recipe: Recipe, layers: list[int]) -> None:
+    if not recipe.path:
+        raise MergeError("a path must have at least one layer, but has none.")
+    models = [*(["base"] if recipe.base is not None else []), *recipe.experts]
+    for number, visit in enumerate(recipe.path):
+        if visit.layer not in layers:
+            raise MergeError(
+                f"layer {number} of the path must be one of the models' layers {layers[0]} to {layers[-1]}, but is "
+                f"{visit.layer}."
+                if layers
+                else "a path needs models with numbered layers, but there are none."
+            )
+        if visit.source is not None and visit.source not in models:
+            raise MergeError(f"layer {number} of the path: {suggest(visit.source, models)}; {visit.source} is none.")
 
 
 def check_method(recipe: Recipe) -> Frozen:
@@ -75,10 +94,11 @@ def _structure(recipe: Recipe, method: Method) -> Frozen:
     try:
         return method.structure.model_validate(recipe.structure)
     except ValidationError as error:
-        raise MergeError("\n".join(_explain(problem, method) for problem in error.errors())) from None
+        raise MergeError("\n".join(explain(problem, method) for problem in error.errors())) from None
 
 
-def _explain(problem: Any, method: Method) -> str:
+def explain(problem: Any, method: Method) -> str:
+    """One sentence for one of pydantic's errors about a method's settings."""
     setting = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         known = list(method.structure.model_fields)
@@ -88,7 +108,7 @@ def _explain(problem: Any, method: Method) -> str:
     return f"`{method.name}`: {f'`{setting}`: ' if setting else ''}{message}, but got {problem['input']!r}."
 
 
-def _check_row(
+def check_row(
     group: str,
     row: tuple[float, ...],
     wanted: tuple[str, ...],
@@ -96,6 +116,7 @@ def _check_row(
     structure: Frozen,
     experts: int,
 ) -> None:
+    """Raises `MergeError` where a row does not have the coefficients `wanted`, or the method refuses it."""
     if len(row) != len(wanted):
         if len(wanted) == experts:
             rule = f"one weight per expert, but got {len(row)} weights for {experts} experts"

@@ -77,7 +77,7 @@ class LiveMerge:
         for name in names:
             target = self._targets[name]
             step = step_of(recipe, self._sources, name, structure, dtypes[name])
-            direct = _holds(target, step.dtype)
+            direct = holds(target, step.dtype)
             out = target.detach() if direct else torch.empty(step.shape, dtype=step.dtype)
             step.into(out, kept(name) if kept is not None and step.method is not None else None)
             if not direct:
@@ -93,6 +93,6 @@ def changed_groups(before: Recipe | None, now: Recipe) -> set[str] | None:
     return {group for group, row in now.coefficients.items() if before.coefficients.get(group) != row}
 
 
-def _holds(target: Tensor, dtype: torch.dtype) -> bool:
+def holds(target: Tensor, dtype: torch.dtype) -> bool:
     """Whether a merged tensor can be made where it will stay."""
     return target.device.type == "cpu" and target.dtype == dtype and target.is_contiguous()

@@ -11,6 +11,7 @@ from merging.check import check_method, check_recipe
 from merging.errors import MergeError
 from merging.frozen import Frozen
 from merging.groups import group_of, is_merged
+from merging.layer_path import Laid, laid_out
 from merging.methods import METHODS, At
 from merging.recipe import Recipe
 from merging.sources import Sources
@@ -36,10 +37,23 @@ def steps(recipe: Recipe, sources: Sources) -> list[Step]:
     likewise, those of whole numbers or booleans unchanged. Raises `MergeError` where the recipe does not fit method,
     groups or sources.
     """
+    return [laid.step for laid in laid_steps(recipe, sources)]
+
+
+def laid_steps(recipe: Recipe, sources: Sources) -> list[Laid]:
+    """The steps, each with the tensor of the models that it stands for: another one where layers follow a path."""
     check_recipe(recipe, sources.groups)
     structure = check_method(recipe)
-    dtypes = merged_dtypes(recipe, sources)
-    return [step_of(recipe, sources, name, structure, dtypes[name]) for name in sources.reference_of(recipe).names]
+    dtypes, names = merged_dtypes(recipe, sources), sources.reference_of(recipe).names
+
+    def made(name: str) -> Step:
+        return step_of(recipe, sources, name, structure, dtypes[name])
+
+    if recipe.path is None:
+        return [Laid(made(name), name) for name in names]
+    base, experts = sources.chosen(recipe)
+    models = {**({"base": base} if base is not None else {}), **experts}
+    return list(laid_out(recipe.path, names, made, models))
 
 
 def step_of(recipe: Recipe, sources: Sources, name: str, structure: Frozen, dtype: torch.dtype) -> Step:

@@ -46,6 +46,18 @@ class Source(Frozen):
         return [self.path, self.revision]
 
 
+class Visit(Frozen):
+    """One layer of the result: layer number `layer` of the merge, or of one model as it is.
+
+    `source` is `base` or an expert's name, None for the merge. What the layer adds to the residual stream is multiplied
+    by `scale`.
+    """
+
+    layer: int
+    source: str | None = None
+    scale: float = 1.0
+
+
 class Recipe(Frozen):
     """A merge, spelled out: one row of coefficients for every group of tensors.
 
@@ -54,7 +66,8 @@ class Recipe(Frozen):
     per expert for most methods, the single `t` for `slerp`. `structure` holds the method's own settings
     (density, seed of masks excluded). `dtype` is the dtype of the merged tensors, the base's own where it is
     None. `unmerged` names modules whose tensors are not merged but taken from one model as they are (see
-    `merging.alignment.reference_of`): task heads, above all, whose shapes may differ.
+    `merging.alignment.reference_of`): task heads, above all, whose shapes may differ. `path` are the layers of the
+    result one after the other; those of the models in their order where it is None.
     """
 
     method: str
@@ -65,6 +78,7 @@ class Recipe(Frozen):
     seed: int = 0
     dtype: DType | None = None
     unmerged: Unmerged = ()
+    path: tuple[Visit, ...] | None = None
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits that two recipes share only if they give the same weights."""
@@ -78,6 +92,7 @@ class Recipe(Frozen):
             "seed": self.seed,
             "dtype": self.dtype,
             **({"unmerged": sorted(self.unmerged)} if self.unmerged else {}),
+            **({"path": [[one.layer, one.source, one.scale] for one in self.path]} if self.path is not None else {}),
         }
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]

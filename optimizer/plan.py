@@ -1,7 +1,7 @@
 """What a job file comes to, once its models and tasks have been looked at: fixed at submit, read by everyone after."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,8 @@ from optimizer.virtual import Virtual
 from search_spaces.bound import BoundSpace
 
 Kind = Literal["base", "parent", "baseline"]
+USUAL_SCALES = (0.4, 1.0)
+"""What task vectors that are added up are usually multiplied with, and those that are averaged."""
 
 
 class Baseline(Frozen):
@@ -22,16 +24,20 @@ class Baseline(Frozen):
     label: str
     kind: Kind
     recipe: Recipe
-    parameters: dict[str, float] | None = None
+    parameters: dict[str, Any] | None = None
 
 
 class Needs(Frozen):
-    """What the job will take, in bytes: printed before anything starts, compared with what there is."""
+    """What the job will take, in bytes: printed before anything starts, compared with what there is.
+
+    `gradient_bytes` is the part of a worker's memory that only gradients take.
+    """
 
     model_bytes: int
     worker_memory_bytes: int
     total_memory_bytes: int
     disk_bytes: int
+    gradient_bytes: int = 0
 
 
 class Plan(Frozen):
@@ -45,7 +51,7 @@ class Plan(Frozen):
     groups: tuple[tuple[int | None, str], ...]
     coefficient_names: tuple[str, ...]
     baselines: tuple[Baseline, ...]
-    start: dict[str, float] | None
+    start: dict[str, Any] | None
     tasks: tuple[Task, ...]
     examples: dict[str, int]
     needs: Needs
@@ -60,7 +66,7 @@ class Plan(Frozen):
         groups = [Group(layer, module) for layer, module in self.groups]
         names = (*self.coefficient_names, *self.virtual)
         virtual: dict[str, Source | None] = {name: self.made.get(name) for name in self.virtual}
-        return bind(job.space, self.template, groups, names, virtual)
+        return bind(job.space, self.template, groups, names, virtual, job.searched_methods())
 
 
 def baselines(
@@ -77,11 +83,23 @@ def baselines(
     for label, kind, row in _rows(job, list(template.experts)):
         recipe = _plain_recipe(template, groups, row)
         beside = (0.0,) * (len(space.coefficients) - len(row)) if space.virtual else ()
-        parameters = space.express((*row, *beside)) if recipe.method == template.method else None
+        fits = len(row) + len(beside) == len(space.coefficients)
+        parameters = space.express((*row, *beside), recipe.method) if fits else None
         if parameters is not None:
             recipe = space.recipe(parameters)
         found.setdefault((recipe.method, row), Baseline(label=label, kind=kind, recipe=recipe, parameters=parameters))
-    return list(found.values())
+    return [*found.values(), *_of_each_method(space, list(found.values()))]
+
+
+def _of_each_method(space: BoundSpace, known: Sequence[Baseline]) -> list[Baseline]:
+    """Every method that is searched at its usual settings and two scales: an engine drops what it saw fail early."""
+    found = []
+    for scale in USUAL_SCALES:
+        for method, parameters in space.usual((scale,) * len(space.coefficients)).items():
+            if all(parameters != one.parameters for one in known):
+                label, recipe = f"{method} {scale:g}", space.recipe(parameters)
+                found.append(Baseline(label=label, kind="baseline", recipe=recipe, parameters=parameters))
+    return found
 
 
 def _rows(job: JobFile, experts: list[str]) -> list[tuple[str, Kind, tuple[float, ...]]]:

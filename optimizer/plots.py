@@ -312,18 +312,27 @@ def rank_importances(results: Results, objective: Objective) -> dict[str, float]
     """Absolute rank correlation (Spearman) of each parameter with the value, over the scored trials.
 
     What to show where too few trials are there for PED-ANOVA. It sees only monotone effects, one parameter at
-    a time. Empty under ten trials; parameters that never moved are left out.
+    a time; of a choice, how much the means of what was chosen differ. Empty under ten trials; parameters that never
+    moved are left out.
     """
     rows = [row for row in completed(results, objective) if row.parameters]
     names = list(dict.fromkeys(name for row in rows for name in row.parameters))
     found = {}
     for name in names:
         having = [row for row in rows if name in row.parameters]
-        x = np.array([row.parameters[name] for row in having])
         y = np.array([row.values[objective.name] for row in having])
+        x = _numbers([row.parameters[name] for row in having], y)
         if len(having) >= _RANKABLE and np.ptp(x) > 0 and np.ptp(y) > 0:
             found[name] = abs(float(np.corrcoef(_ranks(x), _ranks(y))[0, 1]))
     return found
+
+
+def _numbers(values: Sequence[Any], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The values; for those of a choice, the mean score of what was chosen."""
+    if all(isinstance(value, int | float) for value in values):
+        return np.array(values, dtype=np.float64)
+    means = {value: scores[[one == value for one in values]].mean() for value in values}
+    return np.array([means[value] for value in values])
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from evaluators.evaluator_spec import CAUSAL_LM
 from optimizer.errors import InputError
+from search_spaces.path import longest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,6 +38,11 @@ def open_resident(job: JobFile, template: Recipe, sources: Sources) -> Resident:
     """A worker's model, still without a merge; `template` is a recipe with the dtype of all to come."""
     if job.workers.engine == "vllm":
         return _InVllm(_in_vllm(job, sources.config_folder), template, sources)
+    if job.space.path is not None:
+        from optimizer.deepened import Deepened, deepened_model
+
+        layers = longest(job.space.path, sources.groups)
+        return Deepened(deepened_model(job, sources.config_folder, layers), sources, layers)
     return InTorch(open_model(job, sources.config_folder), sources)
 
 

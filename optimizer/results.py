@@ -80,7 +80,7 @@ class TrialRow:
     state: TrialState
     values: dict[str, float]
     tasks: dict[str, dict[str, float]]
-    parameters: dict[str, float]
+    parameters: dict[str, Any]
     digest: str
     examples: int
     seconds: float

@@ -1,9 +1,9 @@
 """The job file: what someone asks for, checked once at the door."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from evaluators.own_code import located_function
 from evaluators.shares import WITH_GRADIENT, Splits
@@ -11,17 +11,27 @@ from evaluators.spec import Evaluate, counted
 from evaluators.vllm.spec import VllmSpec
 from merging.frozen import Frozen
 from merging.named import Model, NamedMethod, NamedModel, located
-from merging.recipe import DType, Unmerged
+from merging.recipe import DType, Structure, Unmerged
 from merging.yaml_file import FileError, parse, read_mapping
 from optimizer.auto.rule import AUTO, engine_for
 from optimizer.errors import InputError
 from optimizer.loading import check_load
 from optimizer.virtual import Virtual
 from search_spaces.grown import GrownSpace
+from search_spaces.methods import SearchedMethods, is_searched
 from search_spaces.spec import SpaceSpec
 
 Signal = Literal["metric", "smooth"]
 DIFFERENTIABLE = ("lm-eval", "perplexity", "text-classification")  # evaluators whose tasks may have a gradient
+
+
+def _kind_of_method(value: Any) -> str:
+    return "searched" if isinstance(value, SearchedMethods) or is_searched(value) else "given"
+
+
+JobMethod = Annotated[
+    Annotated[NamedMethod, Tag("given")] | Annotated[SearchedMethods, Tag("searched")], Discriminator(_kind_of_method)
+]
 
 
 class Models(Frozen):
@@ -76,7 +86,8 @@ class Search(Frozen):
 
     `virtual` names closed-form merges that join the experts while the engine `auto` searches; None leaves the choice to
     it. `warm_start` names a finished job whose winner is one more baseline, and the start. `batch` has candidates
-    scored on so many examples, fresh ones for each generation, in place of the search split.
+    scored on so many examples, fresh ones for each generation, in place of the search split. `finalists` is how many at
+    most are scored on the select split; None leaves that to whatever searches.
     """
 
     engine: str = AUTO
@@ -87,7 +98,14 @@ class Search(Frozen):
     scales: tuple[float, ...] = (0.2, 0.3, 0.4, 0.5, 0.6)
     virtual: tuple[Virtual, ...] | None = None
     warm_start: str | None = Field(default=None, min_length=1)
-    finalists: int = Field(default=3, ge=1, le=50, strict=True)
+    finalists: int | None = Field(default=None, ge=1, le=50, strict=True)
+
+    @field_validator("virtual", mode="before")
+    @classmethod
+    def _virtual_is_a_list(cls, virtual: Any) -> Any:
+        if virtual is not None and not isinstance(virtual, list | tuple):
+            raise ValueError("must be a list, like [regmean], or [] for none")
+        return virtual
 
 
 class Workers(Frozen):
@@ -121,7 +139,7 @@ class JobFile(Frozen):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     models: Models
-    method: NamedMethod = NamedMethod(name="task_arithmetic")
+    method: JobMethod = NamedMethod(name="task_arithmetic")
     space: SpaceSpec = GrownSpace(granularity="grown")
     evaluate: Evaluate
     splits: Splits | None = None
@@ -140,7 +158,22 @@ class JobFile(Frozen):
         """What carries the search out: the engine it names, or what `auto` comes to for this job."""
         if self.search.engine != AUTO:
             return self.search.engine
-        return engine_for(len(self.objectives()), any(entry.bound is not None for entry in counted(self.evaluate)))
+        bounded = any(entry.bound is not None for entry in counted(self.evaluate))
+        return engine_for(len(self.objectives()), bounded, self.searches_settings())
+
+    def searched_methods(self) -> SearchedMethods | None:
+        """What is searched beside coefficients: methods, or settings of one; None where the method is given."""
+        return self.method if isinstance(self.method, SearchedMethods) else None
+
+    def searches_settings(self) -> bool:
+        """Whether trials differ in more than coefficients: in the method, its settings, or their layers."""
+        return self.searched_methods() is not None or self.space.path is not None
+
+    def first_method(self) -> tuple[str, Structure]:
+        """The method, or the first of those that are searched, with the settings that are fixed."""
+        if isinstance(self.method, SearchedMethods):
+            return self.method.options[0].name, self.method.options[0].fixed()
+        return self.method.name, self.method.structure
 
     def dealt(self) -> Splits:
         """How examples are dealt to the splits: as the job says, or as its engine needs them."""

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from optimizer.database import engine_arguments, masked, normalise_url, retrying
 from optimizer.errors import InputError
+from search_spaces.domain import contains, whole_of
 
 LONGEST_NAME = 512  # Optuna's columns; PostgreSQL refuses more with a misleading message
 _CREATION_ATTEMPTS = 8
@@ -89,7 +90,9 @@ def points(
 
     A baseline that the space cannot express has no parameters, so it is not among them.
     """
-    return [trial for trial in all_trials(study, states) if trial.distributions == distributions]
+    return [
+        trial for trial in all_trials(study, states) if trial.distributions == whole_of(distributions, trial.params)
+    ]
 
 
 def running(study: optuna.Study) -> list[FrozenTrial]:
@@ -97,9 +100,7 @@ def running(study: optuna.Study) -> list[FrozenTrial]:
     return all_trials(study, states=(TrialState.RUNNING,))
 
 
-def enqueue_baseline(
-    study: optuna.Study, parameters: Mapping[str, float] | None, user_attrs: Mapping[str, Any]
-) -> None:
+def enqueue_baseline(study: optuna.Study, parameters: Mapping[str, Any] | None, user_attrs: Mapping[str, Any]) -> None:
     """Queue a trial. Without parameters it must carry its `recipe` in `user_attrs`."""
     if parameters is None and "recipe" not in user_attrs:
         raise ValueError(
@@ -124,26 +125,27 @@ def open_waiting(study: optuna.Study, distributions: Mapping[str, BaseDistributi
         parameters = None
         if "recipe" not in waiting.user_attrs:
             parameters = waiting.system_attrs.get("fixed_params", {})
-            complaint = _misfit(parameters, distributions)
+            complaint = _misfit(parameters, whole_of(distributions, parameters))
             if complaint is not None:
                 _finish(study, waiting, TrialState.FAIL, None, {"error": complaint})
                 continue
-        return _start(study, waiting, parameters, distributions)
+        return _start(study, waiting, parameters, whole_of(distributions, parameters or {}))
     return None
 
 
 def open_point(
     study: optuna.Study,
-    parameters: Mapping[str, float],
+    parameters: Mapping[str, Any],
     distributions: Mapping[str, BaseDistribution],
     user_attrs: Mapping[str, Any],
     system_attrs: Mapping[str, Any] | None = None,
 ) -> Trial:
     """A new running trial with these parameters, in one transaction: it is there whole, or not at all."""
+    whole = whole_of(distributions, parameters)
     template = create_trial(
         state=TrialState.RUNNING,
-        params={name: parameters[name] for name in distributions},
-        distributions=dict(distributions),
+        params={name: parameters[name] for name in whole},
+        distributions=whole,
         user_attrs=dict(user_attrs),
         system_attrs=dict(system_attrs or {}),
     )
@@ -212,7 +214,7 @@ def _finish(
 def _start(
     study: optuna.Study,
     waiting: FrozenTrial,
-    parameters: Mapping[str, float] | None,
+    parameters: Mapping[str, Any] | None,
     distributions: Mapping[str, BaseDistribution],
 ) -> Trial:
     """Parameters, then state: whoever is killed in between leaves a queued trial, not half a running one."""
@@ -240,8 +242,7 @@ def _misfit(parameters: Mapping[str, Any], distributions: Mapping[str, BaseDistr
         if name not in parameters:
             return f"every parameter needs a value, but {name!r} has none."
         value = parameters[name]
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or not distribution._contains(distribution.to_internal_repr(value)):
+        if not contains(distribution, value):
             return f"`{name}` must be in {distribution}, but is {value!r}."
     return None
 

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from optimizer.errors import InputError
 from optimizer.examples import LedgerEntry
 from optimizer.jobs import Job, create_job, list_jobs
-from optimizer.preflight import Say, gib, preflight
+from optimizer.preflight import Say, gib, memory_of, preflight
 from optimizer.spec import JobFile
 from optimizer.warm_start import check_examples, earlier_job, warm_started
 
@@ -44,8 +44,8 @@ def submit(database: Engine, spec: JobFile, folder: Path, say: Say, local: bool)
         plan = warm_started(plan, spec, earlier)
     counts = ", ".join(f"{count} {split}" for split, count in plan.examples.items())
     say(
-        f"Plan: {len(plan.space(spec).distributions())} coefficients, {len(plan.baselines)} baselines; "
-        f"examples: {counts}; {spec.workers.count} workers, about {gib(plan.needs.total_memory_bytes)} of memory; "
+        f"Plan: {plan.space(spec).distributions().count()} coefficients, {len(plan.baselines)} baselines; "
+        f"examples: {counts}; {spec.workers.count} workers, about {memory_of(spec, plan.needs)}; "
         f"about {gib(plan.needs.disk_bytes)} of disk for an export"
     )
     try:

@@ -10,6 +10,7 @@ import optuna
 from evaluators.aggregate import objectives
 from evaluators.bounds import Bound
 from evaluators.protocol import Outcome, Split, Task
+from merging.methods import METHODS
 from optimizer.bounds import broken, label_of_model
 from optimizer.coordinator import label_of, recipe_of
 from optimizer.cost import Cost
@@ -18,7 +19,7 @@ from optimizer.events import events
 from optimizer.evidence import Evidence
 from optimizer.finish import Ending, baseline_trials
 from optimizer.front import front_of
-from optimizer.gradients import gradient_looks
+from optimizer.gradients import gradient_looks, gradient_positions
 from optimizer.jobs import Job
 from optimizer.ledger import CALIBRATED
 from optimizer.outcomes import scored_count
@@ -28,6 +29,7 @@ from optimizer.results import TrialState as RowState
 from optimizer.spec import JobFile
 from optimizer.statistics import Difference, Estimate, differences_by_task, interval, paired_difference
 from optimizer.study import all_trials
+from search_spaces.path import in_words
 
 Scores = dict[str, dict[str, float]]  # task, then example id
 
@@ -61,8 +63,8 @@ class Summary:
             job=self._job.name,
             state=state,
             engine=describe_engine(self._spec),
-            method=self._spec.method.name,
-            space=describe_space(self._spec, len(self._plan.space(self._spec).distributions())),
+            method=describe_method(self._spec),
+            space=describe_space(self._spec, self._plan.space(self._spec).distributions().count()),
             seed=self._spec.search.seed,
             objectives=objectives,
             tasks=tuple(
@@ -95,7 +97,10 @@ class Summary:
             error=self._job.error,
             efe=efe(scored, self._gradient_examples(), self._calibration()),
             tested=scored.get("test", 0),
-            notes=tuple(self._study.user_attrs.get(NOTES, ())),
+            notes=(
+                tuple(self._study.user_attrs.get(NOTES, ()))
+                + self._made_by(winner if winner is not None else self._leading())
+            ),
             front=front_of(trials, objectives),
         )
 
@@ -104,8 +109,11 @@ class Summary:
         return found.examples if found is not None else 0
 
     def _calibration(self) -> int:
-        """In EFE, what virtual experts were calibrated with."""
-        return sum(one.data["efe"] for one in events(self._evidence.database, self._job.id, CALIBRATED))
+        """In EFE, what virtual experts were calibrated with and teachers were asked."""
+        spent: int = sum(one.data["efe"] for one in events(self._evidence.database, self._job.id, CALIBRATED))
+        taught = {task.name for task in self._plan.tasks if task.teacher is not None}
+        asked = gradient_positions(self._evidence.database, self._job.id) if taught else ()
+        return spent + SCORED * sum(self._evidence.examples[position].task in taught for position in asked)
 
     def _row(self, trial: optuna.trial.FrozenTrial) -> TrialRow:
         attributes = trial.user_attrs
@@ -233,9 +241,19 @@ class Summary:
         if number is None:
             return {}
         recipe = recipe_of(self._trials[number], self._plan.space(self._spec))
-        same = recipe.method == self._spec.method.name and len(recipe.experts) == len(self._plan.template.experts)
-        names = self._plan.coefficient_names if same else tuple(recipe.experts)
+        names = METHODS[recipe.method].coefficients(tuple(recipe.experts))
         return {group: dict(zip(names, row, strict=True)) for group, row in recipe.coefficients.items()}
+
+    def _made_by(self, number: int | None) -> tuple[str, ...]:
+        """What sets a trial apart beside its coefficients, where the search was over more."""
+        if number is None or not self._spec.searches_settings():
+            return ()
+        recipe = recipe_of(self._trials[number], self._plan.space(self._spec))
+        settings = ", ".join(f"{key} {value}" for key, value in recipe.structure.items())
+        said = [f"Trial {number} is merged by `{recipe.method}`" + (f" with {settings}." if settings else ".")]
+        if recipe.path is not None:
+            said.append(f"Its layers, one after the other: {in_words(recipe.path)}.")
+        return tuple(said)
 
 
 def _standing_of(trial: optuna.trial.FrozenTrial) -> tuple[float, int, float, int]:
@@ -265,6 +283,15 @@ def describe_engine(spec: JobFile) -> str:
     """The engine the job names, and what that came to where it is another: `auto (nsga2)`."""
     named, came_to = spec.search.engine, spec.engine()
     return named if came_to == named else f"{named} ({came_to})"
+
+
+def describe_method(spec: JobFile) -> str:
+    """The method in a few words: `ties`, or `ties (density searched) or dare_linear`."""
+    methods = spec.searched_methods()
+    if methods is None:
+        return spec.first_method()[0]
+    shown = [one.name + (f" ({', '.join(one.ranges())} searched)" if one.ranges() else "") for one in methods.options]
+    return " or ".join(shown)
 
 
 def describe_space(spec: JobFile, parameters: int) -> str:

@@ -6,18 +6,21 @@ from merging.frozen import Frozen
 from merging.groups import Group
 from search_spaces.errors import SpaceError
 from search_spaces.modules import ALL, ModuleSet, parse_sets, set_name
+from search_spaces.path import PathSpec
 
 
 class SpaceBase(Frozen):
     """`modules` names the sets that get a coefficient each, `bounds` the range of every coefficient.
 
     Groups whose module no set names are held at `rest`, one number for every coefficient of the method. It is
-    required where there are such groups, and has no effect where there are none.
+    required where there are such groups, and has no effect where there are none. `path` has trials differ in their
+    layers too: some left out, some repeated, some taken from one model.
     """
 
     modules: tuple[str, ...] | None = None
     bounds: tuple[float, float] = Field(default=(0.0, 1.0))
     rest: float | None = None
+    path: PathSpec | None = None
 
     @field_validator("modules")
     @classmethod

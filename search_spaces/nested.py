@@ -106,11 +106,11 @@ def frame_of(space: BoundSpace, groups: Sequence[Group]) -> Frame:
     shares = shares_of(space)
     places = _places(space, groups, shares)
     count = len(space.coefficients)
-    distributions = space.distributions()
+    names, (low, high) = space.names(), space.bounds
     return Frame(
-        names=tuple(distributions),
-        low=np.array([one.low for one in distributions.values()]),
-        high=np.array([one.high for one in distributions.values()]),
+        names=tuple(names),
+        low=np.full(len(names), low),
+        high=np.full(len(names), high),
         stages=_stages(places, count),
         groups=tuple(group for group, _ in space.rows),
         coefficients=space.coefficients,

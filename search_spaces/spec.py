@@ -11,7 +11,9 @@ from search_spaces.bound import LONGEST_NAME, BoundSpace
 from search_spaces.errors import SpaceError
 from search_spaces.grown import GrownSpace
 from search_spaces.layerwise import LayerwiseSpace
+from search_spaces.methods import SearchedMethods
 from search_spaces.modules import followed_module
+from search_spaces.path import bound_path
 from search_spaces.smooth import SmoothSpace
 from search_spaces.stencil import Stencil
 from search_spaces.whole import GlobalSpace
@@ -28,13 +30,14 @@ def bind(
     groups: Sequence[Group],
     coefficients: Sequence[str],
     virtual: Mapping[str, Source | None] | None = None,
+    methods: SearchedMethods | None = None,
 ) -> BoundSpace:
     """The space over one model's groups.
 
     `template` is the recipe of every trial, its coefficients still empty. `coefficients` names the numbers in
     a row: the experts for most methods, `t` alone for slerp; the last of them are those of `virtual` experts, as
-    `BoundSpace` says. Raises `SpaceError` where the spec does not fit the model: a module set that owns no tensors, or
-    tensors that no set names while `rest` is not given.
+    `BoundSpace` says. `methods` has trials differ in method or settings. Raises `SpaceError` where the spec does not
+    fit the model: a module set that owns no tensors, or tensors that no set names while `rest` is not given.
     """
     if template.coefficients:
         raise SpaceError(
@@ -53,6 +56,8 @@ def bind(
         coefficients=names,
         bounds=spec.bounds,
         virtual=dict(virtual or {}),
+        methods=methods,
+        path=bound_path(spec.path, _layers(groups), _models(template)),
     )
     for name in _checked_once("parameter", space.names()):
         if len(name) > LONGEST_NAME:
@@ -61,6 +66,14 @@ def bind(
                 "give the experts shorter names"
             )
     return space
+
+
+def _layers(groups: Sequence[Group]) -> list[int]:
+    return sorted(dict.fromkeys(group.layer for group in groups if group.layer is not None))
+
+
+def _models(template: Recipe) -> list[str]:
+    return [*(["base"] if template.base is not None else []), *template.experts]
 
 
 def _checked_once(what: str, names: Sequence[str]) -> tuple[str, ...]:

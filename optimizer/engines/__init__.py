@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from optimizer.errors import InputError
 
 if TYPE_CHECKING:  # optuna takes a second to import, and the command line needs only the names
     import optuna
 
-    from optimizer.engines.protocol import Build, Distributions, Engine
+    from optimizer.engines.protocol import Build, Engine, Parameters
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class EngineEntry:
     module: str
     several_objectives: bool
     generations: bool = False
+    settings: bool = True
 
     def check_batch(self) -> None:
         """Raise `InputError` where the engine has no generations to share a batch of examples."""
@@ -29,6 +30,15 @@ class EngineEntry:
             raise InputError(
                 f"`search.batch` scores each generation on examples of its own, but the engine {self.name!r} compares "
                 f"all its trials with each other; leave `batch` out, or choose: {able}."
+            )
+
+    def check_settings(self) -> None:
+        """Raise `InputError` where the engine searches coefficients alone, not methods, settings and layers."""
+        if not self.settings:
+            able = ", ".join(entry.name for entry in ENGINES.values() if entry.settings)
+            raise InputError(
+                f"the job searches over methods, settings or layers, but the engine {self.name!r} knows coefficients "
+                f"alone; leave `engine` out, or choose: {able}."
             )
 
     def check(self, objectives: int) -> None:
@@ -43,10 +53,10 @@ class EngineEntry:
     def __call__(
         self,
         study: "optuna.Study",
-        distributions: "Distributions",
+        distributions: "Parameters",
         seed: int,
         workers: int,
-        start: Mapping[str, float] | None = None,
+        start: Mapping[str, Any] | None = None,
     ) -> "Engine":
         """The engine over this study; see `optimizer.engines.protocol.Build` for the arguments."""
         self.check(len(study.directions))
@@ -57,9 +67,9 @@ class EngineEntry:
 ENGINES: dict[str, EngineEntry] = {
     entry.name: entry
     for entry in (
-        EngineEntry("cma-es", "optimizer.engines.cma_es", several_objectives=False, generations=True),
+        EngineEntry("cma-es", "optimizer.engines.cma_es", several_objectives=False, generations=True, settings=False),
         EngineEntry("tpe", "optimizer.engines.tpe", several_objectives=True),
-        EngineEntry("gp", "optimizer.engines.gp", several_objectives=False),
+        EngineEntry("gp", "optimizer.engines.gp", several_objectives=False, generations=True, settings=False),
         EngineEntry("random", "optimizer.engines.random_search", several_objectives=True),
         EngineEntry("nsga2", "optimizer.engines.nsga2", several_objectives=True),
         EngineEntry("nsga3", "optimizer.engines.nsga3", several_objectives=True),

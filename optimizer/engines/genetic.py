@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import optuna
 from optuna.samplers import NSGAIIISampler, NSGAIISampler
 
-from optimizer.engines.protocol import Build, Distributions, Engine
+from optimizer.engines.protocol import Build, Engine, Parameters
 from optimizer.engines.sampler import SamplerEngine
 
 # Optuna's 50 would spend a budget of 200 trials on four generations; 24 leaves eight.
@@ -17,7 +17,7 @@ def genetic(name: str, sampler: type[NSGAIISampler | NSGAIIISampler]) -> Build:
 
     def build(
         study: optuna.Study,
-        distributions: Distributions,
+        distributions: Parameters,
         seed: int,
         workers: int,  # noqa: ARG001
         start: Mapping[str, float] | None,  # noqa: ARG001

@@ -1,13 +1,16 @@
 """What an engine is: it proposes trials, and reads their results from the study itself."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import optuna
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import Trial
 
 Distributions = Mapping[str, FloatDistribution]
+"""Coefficients with their ranges."""
+Parameters = Mapping[str, BaseDistribution]
+"""Coefficients and settings of any kind; a `search_spaces.domain.Domain` where trials have further ones beside them."""
 
 
 class Engine(Protocol):
@@ -25,11 +28,11 @@ class Engine(Protocol):
         """
         ...
 
-    def begin_at(self, start: Mapping[str, float]) -> None:
+    def begin_at(self, start: Mapping[str, Any]) -> None:
         """Begin the search at this point, told before the first `ask` of a search; engines that begin nowhere pass."""
         ...
 
-    def recommend(self) -> dict[str, float] | None:
+    def recommend(self) -> Mapping[str, Any] | None:
         """The engine's own answer where it is not one of its trials (a distribution's mean), else None."""
         ...
 
@@ -44,8 +47,8 @@ class Build(Protocol):
     def __call__(
         self,
         study: optuna.Study,
-        distributions: Distributions,
+        distributions: Parameters,
         seed: int,
         workers: int,
-        start: Mapping[str, float] | None,
+        start: Mapping[str, Any] | None,
     ) -> Engine: ...

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 import optuna
 
-from optimizer.engines.protocol import Distributions, Engine
+from optimizer.engines.protocol import Engine, Parameters
 from optimizer.engines.sampler import SamplerEngine
 
 
 def build(
     study: optuna.Study,
-    distributions: Distributions,
+    distributions: Parameters,
     seed: int,
     workers: int,  # noqa: ARG001
     start: Mapping[str, float] | None,  # noqa: ARG001

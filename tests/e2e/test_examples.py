@@ -31,7 +31,9 @@ def test_an_example_job_runs_as_it_stands(place: Place, file: str) -> None:
     assert results["state"] == "done"
     assert [trial["state"] for trial in results["trials"]] == ["complete"] * written["search"]["budget"]["trials"]
     baselines = [trial["number"] for trial in results["trials"] if trial["origin"] == "baseline"]
-    assert len(baselines) == 2 + len(written["models"]["experts"]) + len(written["search"]["scales"])
+    methods = written["method"] if isinstance(written["method"], list) else []
+    usual = 2 + len(written["models"]["experts"]) + len(written["search"]["scales"])
+    assert len(baselines) == usual + 2 * len(methods)
     first, *others = results["test"]
     assert (first["kind"], first["trial"]) == ("winner", results["winner"])
     assert [standing["trial"] for standing in others] == [one for one in baselines if one != results["winner"]]
@@ -64,4 +66,10 @@ def test_the_example_with_an_evaluator_of_ones_own_can_be_copied_and_run(place: 
 
 
 def test_there_are_examples() -> None:
-    assert {"cma-layerwise.yaml", "tpe-global.yaml", "two-objectives.yaml", "within-bounds.yaml"} <= set(FILES)
+    assert {
+        "cma-layerwise.yaml",
+        "layer-path.yaml",
+        "tpe-global.yaml",
+        "which-method.yaml",
+        "two-objectives.yaml",
+    } <= set(FILES)

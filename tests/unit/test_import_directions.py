@@ -15,11 +15,20 @@ MAY_IMPORT = {
     "optimizer": {"optimizer", "search_spaces", "merging", "evaluators"},
 }
 # search spaces use only the part of merging that needs no torch
-TORCH_FREE = {"merging.recipe", "merging.groups", "merging.frozen"}
+TORCH_FREE = {
+    "merging.recipe",
+    "merging.groups",
+    "merging.frozen",
+    "merging.yaml_file",
+    "merging.methods",
+    "merging.methods.searchable",
+}
 HOMES = {
     "ray": {"optimizer/cluster.py"},
     "lm_eval": {"evaluators/harness/"},
     "cmaes": {"optimizer/engines/cma_es.py", "optimizer/auto/evolution.py"},
+    "botorch": {"optimizer/engines/gaussian_process.py"},
+    "gpytorch": {"optimizer/engines/gaussian_process.py"},
     "plotly": {"optimizer/plots.py", "optimizer/report_html.py"},
     "optuna_dashboard": {"optimizer/dashboard.py"},
     "vllm": {"evaluators/vllm/"},

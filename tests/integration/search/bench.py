@@ -50,14 +50,15 @@ def job_file(**changes: Any) -> JobFile:
 
 def plan_of(job: JobFile) -> Plan:
     """What preflight would have made of the job, had there been models."""
+    method, structure = job.first_method()
     template = Recipe(
-        method=job.method.name,
+        method=method,
         base=Source(path="base", fingerprint="b"),
         experts={name: Source(path=name, fingerprint=name) for name in EXPERTS},
         coefficients={},
-        structure=job.method.structure,
+        structure=structure,
     )
-    space = bind(job.space, template, GROUPS, EXPERTS)
+    space = bind(job.space, template, GROUPS, EXPERTS, methods=job.searched_methods())
     found = baselines(job, template, GROUPS, space)
     return Plan(
         template=template,
