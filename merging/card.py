@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from merging.checkpoint import Checkpoint, file_hashes, fingerprint
+from merging.licences import Licences, judged, licence_of
 from merging.methods import METHODS
-from merging.recipe import Recipe
+from merging.recipe import Recipe, Visit
 from merging.sources import Sources
 
 ScoreRow = tuple[str, float, float, float]
@@ -29,28 +30,30 @@ def model_card(
     base, experts = sources.chosen(recipe)
     parents = {**({"base": base} if base is not None else {}), **experts}
     method = METHODS[recipe.method]
+    licences = judged({name: licence_of(parent.folder) for name, parent in parents.items()})
     parts = [
-        f"---\n{_metadata(list(parents.values()))}\n---",
+        f"---\n{metadata(list(parents.values()), licences.merged)}\n---",
         f"# {title}",
         f"Merged by mergeopt with `{method.name}`: {method.summary} ({method.paper})",
         *([_scores(scores)] if scores else []),
         *([text.strip()] if text.strip() else []),
         _recipe(recipe),
-        _parents(parents, cache),
+        lineage(parents, cache),
+        *([licence_notes(licences)] if licences.warnings else []),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _metadata(parents: Sequence[Checkpoint]) -> str:
+def metadata(parents: Sequence[Checkpoint], licence: str | None) -> str:
+    """The front matter of a card, YAML without its fences."""
     from huggingface_hub import ModelCardData
 
-    licences = [_licence(parent) for parent in parents]
     facts: dict[str, Any] = {**_library(parents[0]), "tags": ["mergeopt", "merge"]}
     ids = list(dict.fromkeys(parent.source.path for parent in parents if parent.from_hub))
     if ids:
         facts |= {"base_model": ids, "base_model_relation": "merge"}
-    if licences[0] is not None and all(licence == licences[0] for licence in licences):
-        facts["license"] = licences[0]
+    if licence is not None:
+        facts["license"] = licence
     return str(ModelCardData(**facts).to_yaml()).strip()
 
 
@@ -59,20 +62,6 @@ def _library(parent: Checkpoint) -> dict[str, str]:
     if parent.is_transformers:
         return {"library_name": "transformers"}
     return {"library_name": "diffusers"} if "_diffusers_version" in parent.config else {}
-
-
-def _licence(parent: Checkpoint) -> str | None:
-    """The licence that the parent's own card declares."""
-    from huggingface_hub.repocard import metadata_load
-
-    card = parent.folder / "README.md"
-    if not card.is_file():
-        return None
-    try:
-        declared = (metadata_load(card) or {}).get("license")
-    except Exception:  # the front matter is a stranger's YAML; one that cannot be read declares nothing
-        return None
-    return declared if isinstance(declared, str) else None
 
 
 def _scores(scores: Sequence[ScoreRow]) -> str:
@@ -89,18 +78,21 @@ def _recipe(recipe: Recipe) -> str:
         table = _table(("group", *names), [(group, *row) for group, row in rows.items()])
     settings = ", ".join(f"{key} {value}" for key, value in recipe.structure.items()) or "defaults"
     facts = f"Settings: {settings}. Seed: {recipe.seed}. Digest: `{recipe.digest()}`."
+    if recipe.path is not None:
+        facts += f" Layers of the result: {', '.join(_visit(one) for one in recipe.path)}."
     if recipe.unmerged:
         facts += f" Not merged but taken from one model: {', '.join(recipe.unmerged)}."
     return f"## Recipe\n\n{facts} `mergeopt_recipe.json` holds it in full.\n\n{table}"
 
 
-def _parents(parents: dict[str, Checkpoint], cache: Path | None) -> str:
+def lineage(parents: dict[str, Checkpoint], cache: Path | None) -> str:
+    """The section that names every parent and the hashes of its files (remembered in `cache`)."""
     models = [
         (
             name,
             _place(parent),
             parent.source.revision or "",
-            _licence(parent) or "",
+            licence_of(parent.folder) or "",
             fingerprint(parent, cache),
         )
         for name, parent in parents.items()
@@ -116,6 +108,12 @@ def _parents(parents: dict[str, Checkpoint], cache: Path | None) -> str:
     )
 
 
+def licence_notes(licences: Licences) -> str:
+    """The section of warnings about licences."""
+    lines = "\n".join(f"- {warning}" for warning in licences.warnings)
+    return f"## Licences\n\nWhat the parents' cards say, to be checked by whoever passes the merge on:\n\n{lines}"
+
+
 def _place(parent: Checkpoint) -> str:
     """A Hub id, or a local folder's own name: where it lay on somebody's disk is nobody's business."""
     return parent.source.path if parent.from_hub else parent.folder.resolve().name
@@ -124,6 +122,11 @@ def _place(parent: Checkpoint) -> str:
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(_cell(text) for text in line) + " |" for line in lines)
+
+
+def _visit(one: Visit) -> str:
+    scale = f" at {one.scale:g}" if one.scale != 1 else ""
+    return f"{one.layer}{f' of {one.source}' if one.source is not None else ''}{scale}"
 
 
 def _cell(text: str) -> str:

@@ -7,8 +7,8 @@ from sqlalchemy import Engine
 
 from merging.card import ScoreRow, model_card
 from merging.folder import write_checkpoint
+from merging.mergekit.export import to_mergekit
 from merging.recipe import Recipe
-from merging.recipe_file import read_recipe
 from merging.sources import Sources
 from optimizer.coordinator import recipe_of
 from optimizer.errors import InputError, JobFailed
@@ -24,34 +24,55 @@ Say = Callable[[str], None]
 
 
 def export_trial(
-    database: Engine, url: str, job: Job, results: Results, folder: Path, number: int | None, say: Say
+    database: Engine,
+    url: str,
+    job: Job,
+    results: Results,
+    folder: Path,
+    number: int | None,
+    say: Say,
+    threads: int | None = None,
+    device: str = "cpu",
 ) -> int:
     """Materialize a trial of a job once more, into `folder`; without `number` the job's winner. Returns its number.
 
     The recipe is the one that was scored, so the weights are too, bit by bit. Raises `InputError` where the trial or
     the folder is wrong, `JobFailed` where the job has no winner yet or the disk is full.
     """
-    if number is None:
-        number = results.winner
-    if number is None:
-        raise JobFailed(
-            f"job `{job.name}` is {job.state} and has no winner yet; name a trial with --trial, or go on with: "
-            f"mergeopt resume {job.name}"
-        )
+    number = _chosen(job, results, number)
     recipe = _trial_recipe(url, job, number)
     title = f"{job.name}: {_label(results, number)}"
-    write_recipe(recipe, folder, say, _scores(results, number), _honestly(results, number), title)
+    scores, text = _scores(results, number), _honestly(results, number)
+    write_recipe(recipe, folder, say, scores, text, title, threads, device)
     log_event(database, job.id, "exported", {"trial": number, "digest": recipe.digest()})
     return number
 
 
-def merge_recipe(file: Path, folder: Path, say: Say) -> None:
-    """Do the merge a recipe file describes. Raises `InputError` where file, models or folder are wrong."""
+def trial_as_mergekit(url: str, job: Job, results: Results, number: int | None) -> tuple[int, str]:
+    """A trial's number and its recipe as a merge config of mergekit; without `number` the job's winner.
+
+    Raises `InputError` where mergekit cannot say it, with the reason, and as `export_trial` does.
+    """
+    number = _chosen(job, results, number)
+    return number, recipe_as_mergekit(_trial_recipe(url, job, number))
+
+
+def recipe_as_mergekit(recipe: Recipe) -> str:
+    """Raises `InputError` where mergekit cannot say it, with the reason."""
     try:
-        recipe = read_recipe(file)
+        return to_mergekit(recipe, Sources(recipe))
     except ValueError as error:
         raise InputError(str(error)) from error
-    write_recipe(recipe, folder, say)
+
+
+def _chosen(job: Job, results: Results, number: int | None) -> int:
+    found = results.winner if number is None else number
+    if found is None:
+        raise JobFailed(
+            f"job `{job.name}` is {job.state} and has no winner yet; name a trial with --trial, or go on with: "
+            f"mergeopt resume {job.name}"
+        )
+    return found
 
 
 def write_recipe(
@@ -61,8 +82,13 @@ def write_recipe(
     scores: list[ScoreRow] | None = None,
     text: str = "",
     title: str = "Merged model",
+    threads: int | None = None,
+    device: str = "cpu",
 ) -> None:
-    """Materialize the recipe into `folder` with its card: the whole folder, or none of it."""
+    """Materialize the recipe into `folder` with its card: the whole folder, or none of it.
+
+    `threads` and `device` are those of `merging.stream`; no bit depends on `threads`.
+    """
     if folder.exists():
         raise InputError(f"{folder}: the target must not exist, but does; choose another name or remove it.")
     try:
@@ -70,14 +96,14 @@ def write_recipe(
         sources.verify()
         recipe = sources.fingerprinted(recipe)
         card = model_card(recipe, sources, scores or [], text, title)
-        write_checkpoint(recipe, sources, folder, card, on_progress=_tenths(say))
+        write_checkpoint(recipe, sources, folder, card, on_progress=tenths(say), threads=threads, device=device)
     except ValueError as error:
         raise InputError(str(error)) from error
     except OSError as error:
         raise JobFailed(f"{folder}: could not be written ({error}); nothing of it was left behind.") from error
 
 
-def _tenths(say: Say) -> Callable[[int, int], None]:
+def tenths(say: Say) -> Callable[[int, int], None]:
     """Say how far the writing is, ten times in all."""
 
     def progress(done: int, tensors: int) -> None:

@@ -73,6 +73,7 @@ def test_the_folder_has_what_a_model_needs(zoo: Path, tmp_path: Path) -> None:
         "chat_template.jinja",
         "config.json",
         "generation_config.json",
+        "mergeopt_provenance.json",
         "mergeopt_recipe.json",
         "model.safetensors",
         "tokenizer.json",

@@ -79,11 +79,12 @@ def test_hub_parents_are_linked(family: Path, tmp_path: Path, monkeypatch: pytes
     ("licences", "expected"),
     [
         (dict.fromkeys(NAMES, "apache-2.0"), "apache-2.0"),
-        ({**dict.fromkeys(NAMES, "apache-2.0"), "sort": "llama3"}, None),
+        ({**dict.fromkeys(NAMES, "apache-2.0"), "sort": "llama3"}, "llama3"),
+        ({**dict.fromkeys(NAMES, "gemma"), "sort": "llama3"}, None),
         (dict.fromkeys(NAMES[:3], "mit"), None),
     ],
 )
-def test_a_licence_is_declared_only_if_every_parent_declares_it(
+def test_a_licence_is_declared_only_if_every_parent_s_allows_it(
     family: Path, licences: dict[str, str], expected: str | None
 ) -> None:
     declare(family, licences)

@@ -1,0 +1,60 @@
+"""Push an export to the Hugging Face Hub."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from optimizer.errors import InputError, JobFailed
+
+_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def check_push(repository: str) -> None:
+    """Refuse, before any work, a push that cannot be made.
+
+    Raises `InputError` where the name is none, nobody is logged in, or the repository holds something already.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    if not _NAME.fullmatch(repository):
+        raise InputError(f"--push-to-hub takes a name like `owner/model`, but got {repository!r}.")
+    api = HfApi()
+    try:
+        api.whoami()
+        files = api.list_repo_files(repository) if api.repo_exists(repository) else []
+    except (LocalTokenNotFoundError, HfHubHTTPError, OSError) as error:
+        raise InputError(
+            f"{repository}: the Hub does not let you in ({_first_line(error)}); log in with `hf auth login`."
+        ) from error
+    taken = [file for file in files if file not in (".gitattributes", "README.md")]
+    if taken:
+        raise InputError(
+            f"{repository}: must be new or empty, but holds {len(taken)} files, first {taken[0]}; choose another name."
+        )
+
+
+def push(folder: Path, repository: str, public: bool, say: Callable[[str], None]) -> str:
+    """Upload a whole folder; returns its address. A new repository is private unless `public`.
+
+    Raises `JobFailed` where the Hub fails; the folder stays, and `hf upload` can go on from there.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi()
+    say(f"Pushing to {repository}")
+    try:
+        api.create_repo(repository, private=not public, exist_ok=True)
+        done: Any = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Add a merge by mergeopt")
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise JobFailed(
+            f"{repository}: the push failed ({_first_line(error)}). The model is whole in {folder}; go on with: "
+            f"hf upload {repository} {folder}"
+        ) from error
+    return str(done.commit_url if hasattr(done, "commit_url") else done)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
