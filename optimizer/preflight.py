@@ -20,6 +20,7 @@ from optimizer.plan import Baseline, Needs, Plan, baselines, sources_of
 from optimizer.resident import check_vllm
 from optimizer.spec import JobFile, Workers
 from optimizer.starts import further_baselines
+from search_spaces.path import longest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from merging.recipe import Recipe
     from merging.sources import Sources
     from optimizer.virtual import Virtual
+    from search_spaces.methods import SearchedMethods
 
 Say = Callable[[str], None]
 Twins = Mapping[str, str | None]  # for every task, why it has no gradient; None where it has one
@@ -54,6 +56,7 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     everything that would make the job fail later. Writes nothing.
     """
     from evaluators.twins import twins_of
+    from merging.adapters import adapter_notes
 
     _check_engine(job)
     _check_method(job)
@@ -63,6 +66,7 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     sources = _open_models(job)
     model = check_architecture(job, sources.reference)
     say("Checking space and tasks")
+    _check_path(job, sources)
     sketch = _plan(job, _template(job, {}), sources)  # without fingerprints, which take reading every weight
     evaluator = open_evaluator(job)
     check_evaluator(evaluator, model)
@@ -71,19 +75,20 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     _check_leaks(examples)
     _check_budget(job, sketch, counts["search"], _check_batch(job, examples))
     _check_folder(folder)
-    _check_disk(sketch.needs, folder)
+    twins, tasks = twins_of(evaluator), tuple(evaluator.tasks())
+    no_gradient = _no_gradient(job, tasks, twins, counts)
+    needs = sketch.needs if no_gradient is not None else _with_gradients(job, sketch.needs, model)
+    _check_disk(needs, folder)
     if local:
-        check_workers(job, sketch.needs)
+        check_workers(job, needs)
     fingerprints = _read_weights(sources, say)
-    twins = twins_of(evaluator)
-    plan = _plan(job, _template(job, fingerprints), sources, _virtual(job, twins, model, sketch, counts))
-    tasks = tuple(evaluator.tasks())
-    found = {"examples": counts, "tasks": tasks, "no_gradient": _no_gradient(job, tasks, twins, counts)}
+    plan = _plan(job, _template(job, fingerprints), sources, _virtual(job, tasks, twins, model, sketch, counts))
+    found = {"examples": counts, "tasks": tasks, "no_gradient": no_gradient, "needs": needs}
     plan = plan.model_copy(update=found)
     if job.engine() == AUTO and job.models.base is not None:
         plan = plan.model_copy(update={"baselines": (*plan.baselines, *_further(job, plan, sources))})
         _check_budget(job, plan, counts["search"], None)
-    return Checked(plan, examples, [*_notes(job, evaluator), *_twins(fingerprints)])
+    return Checked(plan, examples, [*_notes(job, evaluator), *_twins(fingerprints), *adapter_notes(sources.experts)])
 
 
 def open_evaluator(job: JobFile) -> "Evaluator":
@@ -137,10 +142,12 @@ def _check_engine(job: JobFile) -> None:
     if job.search.batch is not None and job.search.engine == AUTO:
         raise InputError(
             "`search.batch` sets the examples of a generation, which the engine `auto` does by itself; leave `batch` "
-            "out, or choose `engine: cma-es`."
+            "out, or choose `engine: cma-es` or `gp`."
         )
     if name != AUTO:
         ENGINES[name].check(len(job.objectives()))
+        if job.searches_settings():
+            ENGINES[name].check_settings()
         if job.search.batch is not None:
             ENGINES[name].check_batch()
 
@@ -250,12 +257,13 @@ def _template(job: JobFile, fingerprints: dict[str, str]) -> "Recipe":
     from merging.recipe import Recipe
 
     base, experts = sources_of(job, fingerprints)
+    method, structure = job.first_method()
     return Recipe(
-        method=job.method.name,
+        method=method,
         base=base,
         experts=experts,
         coefficients={},
-        structure=job.method.structure,
+        structure=structure,
         seed=job.search.seed,
         dtype=job.dtype,
         unmerged=job.models.unmerged,
@@ -263,7 +271,12 @@ def _template(job: JobFile, fingerprints: dict[str, str]) -> "Recipe":
 
 
 def _virtual(
-    job: JobFile, twins: Twins, model: "nn.Module | None", sketch: Plan, counts: dict[str, int]
+    job: JobFile,
+    tasks: Sequence["Task"],
+    twins: Twins,
+    model: "nn.Module | None",
+    sketch: Plan,
+    counts: dict[str, int],
 ) -> tuple["Virtual", ...]:
     """The virtual experts that join the search: those the job names, or RegMean where nothing speaks against it."""
     from merging.statistics import gram_bytes
@@ -273,7 +286,7 @@ def _virtual(
     against = None
     if job.engine() != AUTO:
         against = f"only the engine `auto` makes them, but this job's is `{job.engine()}`"
-    elif job.method.name != "task_arithmetic" or job.models.base is None:
+    elif job.first_method()[0] != "task_arithmetic" or job.models.base is None:
         against = "they are mixed in by the method `task_arithmetic`"
     elif not low <= 0 <= high or high < 1 or job.space.rest is not None:
         against = "the space's `bounds` must hold 0 and 1, and `rest` must not be set"
@@ -291,6 +304,8 @@ def _virtual(
     without = next((why for why in twins.values() if why is not None), None)
     if against is None and "fisher" in wanted and without is not None:
         against = f"`fisher` needs gradients, but {without}"
+    if against is None and "fisher" in wanted and any(task.teacher is not None for task in tasks):
+        against = "`fisher` needs gold answers, but a task has a `teacher` in their place"
     taken = [kind for kind in wanted if kind in job.models.experts or wanted.count(kind) > 1]
     if against is None and taken:
         against = f"every expert has a name of its own, but `{taken[0]}` is there twice"
@@ -307,12 +322,13 @@ def _plan(job: JobFile, template: "Recipe", sources: "Sources", virtual: tuple["
 
     groups = sources.groups
     names = METHODS[template.method].coefficients(tuple(template.experts))
+    methods = job.searched_methods()
     try:
-        space = bind(job.space, template, groups, (*names, *virtual), dict.fromkeys(virtual))
-        # any point will do, but a middle of zero is one that `linear` cannot normalise
-        real = bind(job.space, template, groups, names)
-        corner = {name: one.high or one.low for name, one in real.distributions().items()}
-        check_recipe(real.recipe(corner), groups)
+        _check_rows(methods, tuple(template.experts))
+        space = bind(job.space, template, groups, (*names, *virtual), dict.fromkeys(virtual), methods)
+        real = bind(job.space, template, groups, names, methods=methods)
+        for corner in real.corners():
+            check_recipe(real.recipe(corner), groups)
     except ValueError as error:
         raise InputError(str(error)) from error
     found = baselines(job, template, groups, space)
@@ -328,6 +344,36 @@ def _plan(job: JobFile, template: "Recipe", sources: "Sources", virtual: tuple["
         examples={},
         needs=_needs(job, sources.reference),
     )
+
+
+def _check_path(job: JobFile, sources: "Sources") -> None:
+    """Whether layers can be left out and repeated in these models. Raises `InputError`."""
+    from merging.errors import MergeError
+    from merging.layer_path import check_writers, layers_in
+    from optimizer.deepened import deepened_config
+
+    if job.space.path is None:
+        return
+    deepened_config(job, sources.config_folder, longest(job.space.path, sources.groups))
+    try:
+        layers = layers_in(sources.reference.names)
+        check_writers(layers[min(layers)])
+    except MergeError as error:
+        raise InputError(f"`space.path`: {error}") from error
+
+
+def _check_rows(methods: "SearchedMethods | None", experts: tuple[str, ...]) -> None:
+    """Methods of one search share its coefficients. Raises `ValueError` where they do not take the same."""
+    from merging.methods import METHODS
+
+    taken = {one.name: METHODS[one.name].coefficients(experts) for one in methods.options} if methods else {}
+    first = next(iter(taken), "")
+    for name, names in taken.items():
+        if names != taken[first]:
+            raise ValueError(
+                f"methods that are searched together must take the same coefficients, but `{first}` takes "
+                f"{', '.join(taken[first])} and `{name}` takes {', '.join(names)}; search them in jobs of their own"
+            )
 
 
 def _further(job: JobFile, plan: Plan, sources: "Sources") -> list[Baseline]:
@@ -348,7 +394,7 @@ def _no_gradient(job: JobFile, tasks: Sequence["Task"], twins: Twins, counts: di
 
     if job.workers.engine != "torch":
         return f"models inside {job.workers.engine} have no gradient"
-    reason = is_differentiable(job.method.name, job.method.structure)
+    reason = is_differentiable(*job.first_method())
     if reason is not None:
         return reason
     counted = [task.name for task in tasks if task.objective is not None]
@@ -432,8 +478,13 @@ def _check_examples(job: JobFile, needed: int) -> None:
 
 def _needs(job: JobFile, checkpoint: "Checkpoint") -> Needs:
     from merging.checkpoint import dtype_bytes
+    from merging.groups import group_of
 
-    compute_bytes = sum(dtype_bytes(job.workers.dtype) * _size(shape) for shape in checkpoint.shapes.values())
+    deeper = job.space.path.repeats if job.space.path is not None else 1
+    compute_bytes = sum(
+        dtype_bytes(job.workers.dtype) * _size(shape) * (deeper if group_of(name).layer is not None else 1)
+        for name, shape in checkpoint.shapes.items()
+    )
     largest = max(_size(shape) for shape in checkpoint.shapes.values()) * 4
     streams = len(job.models.experts) + 2
     worker = int(_PYTHON_AND_LIBRARIES + compute_bytes * (1 + _ACTIVATIONS) + largest * streams)
@@ -443,6 +494,24 @@ def _needs(job: JobFile, checkpoint: "Checkpoint") -> Needs:
         total_memory_bytes=worker * job.workers.count,
         disk_bytes=int(checkpoint.nbytes * 1.05) + 50_000_000,
     )
+
+
+def _with_gradients(job: JobFile, needs: Needs, model: "nn.Module | None") -> Needs:
+    """With the activations that workers on CPUs keep for backward passes, where the search takes gradients."""
+    import torch
+
+    from evaluators.lm.differentiable import backward_bytes
+
+    config = getattr(model, "config", None)
+    if job.engine() != AUTO or job.workers.torch_device() != "cpu" or config is None:
+        return needs
+    caps: list[int | None] = [getattr(spec, "batch_tokens", None) for spec in job.evaluate]
+    cap = None if None in caps else max(one for one in caps if one is not None)
+    dtype = getattr(torch, job.workers.dtype)
+    more = backward_bytes(config, dtype, cap, logits=job.models.load == "causal-lm")
+    worker = needs.worker_memory_bytes + more
+    found = {"worker_memory_bytes": worker, "total_memory_bytes": worker * job.workers.count, "gradient_bytes": more}
+    return needs.model_copy(update=found)
 
 
 def _size(shape: tuple[int, ...]) -> int:
@@ -458,10 +527,19 @@ def check_workers(job: JobFile, needs: Needs) -> None:
         _check_gpus(job.workers)
     memory = psutil.virtual_memory().available
     if job.workers.torch_device() == "cpu" and needs.total_memory_bytes > memory:
+        without = ", or search without gradients (`splits` that give `gradient` no examples)"
         raise InputError(
-            f"{job.workers.count} workers need about {gib(needs.total_memory_bytes)} of memory, but {gib(memory)} "
-            "is available; lower `workers.count`, or use `workers.dtype: bfloat16`."
+            f"{job.workers.count} workers need about {memory_of(job, needs)}, but {gib(memory)} "
+            f"is available; lower `workers.count`, or use `workers.dtype: bfloat16`"
+            f"{without if needs.gradient_bytes else ''}."
         )
+
+
+def memory_of(job: JobFile, needs: Needs) -> str:
+    """All workers' memory, for people."""
+    gradients = needs.gradient_bytes * job.workers.count
+    part = f" ({gib(gradients)} of it for gradients)" if gradients else ""
+    return f"{gib(needs.total_memory_bytes)} of memory{part}"
 
 
 def _check_gpus(workers: Workers) -> None:

@@ -11,7 +11,8 @@ from benchmarks.search.contestants.genetic import genetic
 from benchmarks.search.contestants.gp import gp
 from benchmarks.search.contestants.grid import grid
 from benchmarks.search.contestants.mergekit import mergekit_evolve
-from benchmarks.search.contestants.minibatch import minibatch
+from benchmarks.search.contestants.minibatch import BATCH, minibatch
+from benchmarks.search.contestants.noisy_gp import noisy_gp
 from benchmarks.search.contestants.random_points import random_points
 from benchmarks.search.contestants.tpe import tpe
 from benchmarks.search.landscape import Contestant
@@ -28,6 +29,9 @@ BASELINES: dict[str, Contestant] = {
     "Sakana style": partial(cma_es, bounds=(0.0, 1.0), start=0.5),
     "TPE": tpe,
     "GP": gp,
+    "GP on scales": partial(gp, scales=True),
+    "noisy GP on scales": noisy_gp,
+    "noisy GP on scales, minibatch": partial(noisy_gp, batch=BATCH),
     "random": random_points,
     "mergenetic style, 20 items": genetic,
     "mergenetic style, full split": partial(genetic, items=None),

@@ -12,9 +12,9 @@ from benchmarks.search.landscape import Landscape, Step
 TRIALS = 60
 
 
-def gp(landscape: Landscape, budget: int, seed: int) -> Iterator[Step]:
-    """See `Contestant`. Ends after `TRIALS` trials, whatever is left."""
+def gp(landscape: Landscape, budget: int, seed: int, *, scales: bool = False) -> Iterator[Step]:
+    """See `Contestant`. Ends after `TRIALS` trials, whatever is left; `scales` as in `sampled`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         sampler = GPSampler(seed=seed, deterministic_objective=False)
-    yield from sampled(landscape, budget, sampler, TRIALS)
+    yield from sampled(landscape, budget, sampler, TRIALS, scales=scales)
