@@ -274,17 +274,18 @@ def test_trials_of_another_space_are_left_out(url: str) -> None:
     assert all_trials(search.study)[-1].state == TrialState.RUNNING
 
 
-@pytest.mark.parametrize("engine", ["cma-es", "tpe", "gp"])
-def test_under_a_bound_an_engine_proposes_ever_more_points_that_keep_it(engine: str, url: str) -> None:
+@pytest.mark.parametrize(("engine", "trials"), [("cma-es", 60), ("tpe", 60), ("gp", 30)])
+def test_under_a_bound_an_engine_proposes_ever_more_points_that_keep_it(engine: str, trials: int, url: str) -> None:
     search = Search(url, engine)  # the hump is at 0.7 of `weight.a`, beyond the bound
     kept = []
-    while len(kept) < 60:
+    while len(kept) < trials:
         trial = search.engine.ask()
         assert trial is not None
         beyond = trial.params["weight.a"] - 0.3
         tell(search.study, trial.number, score(trial.params), constraints={"a": beyond})
         kept.append(beyond <= 0)
-    assert sum(kept[-20:]) > sum(kept[:20])
-    assert sum(kept[-20:]) >= 12
+    third = trials // 3
+    assert sum(kept[-third:]) > sum(kept[:third])
+    assert sum(kept[-third:]) >= 0.6 * third
     best = max((t for t in all_trials(search.study) if t.constraints["a"] <= 0), key=lambda t: t.values[0])
     assert best.values[0] > -0.35  # -0.16 is the best that keeps the bound
