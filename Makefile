@@ -15,8 +15,8 @@ export HF_DATASETS_OFFLINE := 1
 
 help:
 	@echo "make demo    set up, train tiny models, search their merge, export the best (about 8 minutes the first time)"
-	@echo "make test    set up, then ruff, mypy and all tests"
-	@echo "make lint    ruff and mypy only"
+	@echo "make test    set up, then all linters and all tests"
+	@echo "make lint    ruff, mypy, and the linters of docker/ only"
 	@echo "make format  rewrite the code in the project's format"
 	@echo "make clean   remove what examples and demo made (not the environment)"
 
@@ -39,6 +39,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/yamllint --strict -c docker/.yamllint docker
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker/compose.yaml docker/compose.cuda.yaml
 
 test: lint
 	$(BIN)/python -m pytest

@@ -1,13 +1,14 @@
 """lm-eval tasks in a job file: which ones, and how they are asked."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from evaluators.counted import Counted
 from evaluators.evaluator_spec import CAUSAL_LM, EvaluatorSpec
-from evaluators.protocol import Evaluator
+from evaluators.protocol import Evaluator, EvaluatorError, Task
 from evaluators.setting import Setting
 from evaluators.shares import Limit
 
@@ -26,7 +27,8 @@ class LmEvalTask(Counted):
     `metric`: the task's first metric that is a mean over examples where None. `filter`: the task's first
     filter where None. `fewshot`: examples shown in the prompt, the task's own number where None. `limit`: at most so
     many examples in each split, one number for all or a number for each, the ones whose ids come first, so that the
-    choice does not depend on the order of the data file.
+    choice does not depend on the order of the data file. `teacher`: the expert that the gradient of a search takes for
+    right on the task's prompts, in place of gold answers.
     """
 
     task: Annotated[str, Field(min_length=1)]
@@ -34,6 +36,10 @@ class LmEvalTask(Counted):
     filter: str | None = None
     fewshot: Annotated[int, Field(ge=0)] | None = None
     limit: Limit | None = None
+    teacher: str | None = None
+
+    def as_task(self, name: str, metric: str, higher_is_better: bool, shared: int = 1) -> Task:
+        return replace(super().as_task(name, metric, higher_is_better, shared), teacher=self.teacher)
 
 
 class LmEvalSpec(EvaluatorSpec):
@@ -75,5 +81,11 @@ class LmEvalSpec(EvaluatorSpec):
     def open(self, setting: Setting) -> Evaluator:
         from evaluators.harness import HarnessEvaluator
 
+        for entry in self.tasks:
+            if entry.teacher is not None and entry.teacher not in setting.experts:
+                raise EvaluatorError(
+                    f"the `teacher` of `{entry.task}` must be an expert of the job, one of "
+                    f"{', '.join(setting.experts)}, but is `{entry.teacher}`."
+                )
         spec = self.model_copy(update={"gold_likelihood": True}) if setting.smooth else self
         return HarnessEvaluator(spec, setting.splits, setting.tokenizer, allow_code=setting.allow_code)

@@ -49,6 +49,7 @@ class Task:
 
     `objective` is None where the task only has to keep its `bound`. `turned` says that the job aims the other way than
     the metric does, to forget something: the smooth score, a probability of the right answer, is then to fall as well.
+    `teacher` names the expert whose next tokens the task's loss is measured from, in place of its gold answers.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Task:
     objective: str | None
     bound: Bound | None = None
     turned: bool = False
+    teacher: str | None = None
 
 
 class Evaluator(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from evaluators.protocol import Evaluator, EvaluatorError, Example, Outcome, Task
-from evaluators.twins import differentiate, factors, twins_of
+from evaluators.twins import Taught, differentiate, factors, twins_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,6 +68,22 @@ class Several:
             own = asked.get(number, [])
             found |= zip(own, differentiate(evaluator, model, own, scales, meter) if own else [], strict=True)
         return [found[name] for name in ids]
+
+    def recall(self, model: nn.Module, ids: Sequence[str], key: str) -> list[str]:
+        """See `Taught.recall`."""
+        found: list[str] = []
+        for number, own in self._asked(ids).items():
+            evaluator = self._evaluators[number]
+            if isinstance(evaluator, Taught):
+                found += evaluator.recall(model, own, key)
+        return found
+
+    def learn(self, model: nn.Module, ids: Sequence[str], key: str, meter: Meter | None = None) -> None:
+        """See `Taught.learn`."""
+        for number, own in self._asked(ids).items():
+            evaluator = self._evaluators[number]
+            if isinstance(evaluator, Taught):
+                evaluator.learn(model, own, key, meter)
 
     def _asked(self, ids: Sequence[str]) -> dict[int, list[str]]:
         """The ids of every evaluator that has any. Raises `EvaluatorError` for an id of no task."""

@@ -38,6 +38,22 @@ class Differentiable(Protocol):
         ...
 
 
+@runtime_checkable
+class Taught(Protocol):
+    """What an evaluator has some of whose tasks have a `teacher`: their losses are measured from what it says."""
+
+    def recall(self, model: nn.Module, ids: Sequence[str], key: str) -> list[str]:
+        """Find again what teachers say on these examples; those of them on which it is still to be asked.
+
+        `key` names the teacher's weights and how they are run. Examples of tasks without a teacher are left out.
+        """
+        ...
+
+    def learn(self, model: nn.Module, ids: Sequence[str], key: str, meter: Meter | None = None) -> None:
+        """Ask the model, which is the teacher now, and keep what it says for this process and others."""
+        ...
+
+
 def twins_of(evaluator: Evaluator) -> dict[str, str | None]:
     """What `Differentiable.twins` says, also for evaluators without it."""
     if isinstance(evaluator, Differentiable):

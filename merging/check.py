@@ -94,12 +94,27 @@ def _structure(recipe: Recipe, method: Method) -> Frozen:
     try:
         return method.structure.model_validate(recipe.structure)
     except ValidationError as error:
-        raise MergeError("\n".join(explain(problem, method) for problem in error.errors())) from None
+        raise MergeError("\n".join(explained(error, method))) from None
 
 
-def explain(problem: Any, method: Method) -> str:
-    """One sentence for one of pydantic's errors about a method's settings."""
-    setting = ".".join(str(part) for part in problem["loc"])
+def explained(error: ValidationError, method: Method) -> list[str]:
+    """A sentence for each setting of a method that pydantic refuses.
+
+    Of a setting that may be of several kinds, one number or one per expert say, it is the kind that was given.
+    """
+    problems: dict[Any, list[Any]] = {}
+    for problem in error.errors():
+        problems.setdefault(problem["loc"][:1], []).append(problem)
+    return [_explain(max(some, key=_nearness), method) for some in problems.values()]
+
+
+def _nearness(problem: Any) -> int:
+    """How far pydantic came: errors of kind come before those of value."""
+    return 0 if problem["type"].endswith(("_type", "_parsing")) else len(problem["loc"])
+
+
+def _explain(problem: Any, method: Method) -> str:
+    setting = str(problem["loc"][0]) if problem["loc"] else ""
     if problem["type"] == "extra_forbidden":
         known = list(method.structure.model_fields)
         there_is = suggest(setting, known) if known else "it has no settings"

@@ -1,6 +1,5 @@
 """Merge whole models by a closed form that needs statistics of every expert: RegMean, or Fisher."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -10,8 +9,8 @@ from torch import Tensor
 from merging.errors import MergeError
 from merging.folder import write_model
 from merging.groups import is_merged
-from merging.methods.fisher import fisher_average
-from merging.methods.regmean import regmean
+from merging.methods.fisher import merged_tensor
+from merging.methods.regmean import ALPHA, RIDGE, merged_layer
 from merging.pieces import pieces
 from merging.recipe import Recipe
 from merging.sources import Sources
@@ -30,26 +29,8 @@ def regmean_tensors(sources: Sources, statistics: Mapping[str, Statistics]) -> I
     """
     opened = _opened(sources, statistics, "gram")
 
-    def merged(name: str, experts: Sequence[Tensor]) -> Tensor | None:
-        if not all(name in one.names for one in opened):
-            return None
-        grams = [one.tensor(name) for one in opened]
-        turned = [name in one.inputs_first for one in opened]
-        if turned[0]:
-            experts = [expert.T for expert in experts]
-        inputs = experts[0].shape[-1]
-        if len(set(turned)) > 1 or any(gram.shape != (inputs, inputs) for gram in grams):
-            raise MergeError(
-                f"the Gram matrices of `{name}` must be {inputs} by {inputs} for every expert, but one is not; collect "
-                "them from these models."
-            )
-        try:
-            found = regmean(experts, grams)
-        except MergeError as error:
-            raise MergeError(f"`{name}`: {error}") from error
-        return found.T if turned[0] else found
-
-    return _tensors(sources, merged)
+    equal = (1.0,) * len(opened)
+    return _tensors(sources, lambda name, experts: merged_layer(name, experts, opened, equal, ALPHA, RIDGE))
 
 
 def fisher_tensors(sources: Sources, statistics: Mapping[str, Statistics]) -> Iterator[tuple[str, Tensor]]:
@@ -60,26 +41,8 @@ def fisher_tensors(sources: Sources, statistics: Mapping[str, Statistics]) -> It
     `regmean_tensors`.
     """
     opened = _opened(sources, statistics, "fisher")
-    norms = [_norm(one) for one in opened]
-
-    def merged(name: str, experts: Sequence[Tensor]) -> Tensor | None:
-        if not all(name in one.names for one in opened):
-            return None
-        fishers = [one.tensor(name) for one in opened]
-        if any(fisher.shape != experts[0].shape for fisher in fishers):
-            raise MergeError(
-                f"the squared gradients of `{name}` must have shape {tuple(experts[0].shape)} for every expert, but "
-                "one has not; collect them from these models."
-            )
-        out = torch.empty(experts[0].shape, dtype=torch.float32)
-        parts = [pieces(tensor) for tensor in (out, *experts, *fishers)]
-        for target, *both in zip(*parts, strict=True):
-            weights, squares = both[: len(experts)], both[len(experts) :]
-            scaled = [square.double() / norm for square, norm in zip(squares, norms, strict=True)]
-            target.copy_(fisher_average(weights, scaled))
-        return out
-
-    return _tensors(sources, merged)
+    equal = (1.0,) * len(opened)
+    return _tensors(sources, lambda name, experts: merged_tensor(name, experts, opened, equal))
 
 
 def write_tensors(
@@ -153,11 +116,3 @@ def _opened(sources: Sources, statistics: Mapping[str, Statistics], kind: str) -
                 "them under the names its checkpoint has (`LiveMerge.targets`)."
             )
     return found
-
-
-def _norm(fisher: Statistics) -> float:
-    """The Euclidean norm over all tensors, 1 where it is zero: such an expert has no say anywhere."""
-    total = math.fsum(
-        float(part.double().square().sum()) for name in fisher.names for part in pieces(fisher.tensor(name))
-    )
-    return math.sqrt(total) or 1.0

@@ -1,9 +1,8 @@
 """How long the task vectors are, group by group."""
 
-from merging.errors import MergeError
 from merging.groups import group_of, is_merged
-from merging.pieces import pieces
 from merging.sources import Sources
+from merging.whole import Whole
 
 
 def squared_norms(sources: Sources) -> dict[str, dict[str, float]]:
@@ -12,14 +11,14 @@ def squared_norms(sources: Sources) -> dict[str, dict[str, float]]:
     Squares and their sums are float64 over differences in float32. Reads all weights once. Raises `MergeError` where
     there is no base.
     """
-    if sources.base is None:
-        raise MergeError("a task vector is what an expert adds to a base, but there is none; name a `base`.")
-    found = {expert: {group.name: 0.0 for group in sources.groups} for expert in sources.experts}
+    names: dict[str, list[str]] = {group.name: [] for group in sources.groups}
     for name in sources.reference.names:
-        if not (sources.reference.is_float(name) and is_merged(name, sources.unmerged)):
-            continue
-        group, base = group_of(name).name, sources.base.tensor(name)
-        for expert, checkpoint in sources.experts.items():
-            for ours, theirs in zip(pieces(base), pieces(checkpoint.tensor(name)), strict=True):
-                found[expert][group] += float((theirs.float() - ours.float()).double().square().sum())
-    return found
+        if sources.reference.is_float(name) and is_merged(name, sources.unmerged):
+            names[group_of(name).name].append(name)
+    base = sources.base.tensor if sources.base is not None else None
+    readers = [expert.tensor for expert in sources.experts.values()]
+    found = {group: Whole(own, base, readers).squared_norms() for group, own in names.items()}
+    return {
+        expert: {group: squares[position] for group, squares in found.items()}
+        for position, expert in enumerate(sources.experts)
+    }

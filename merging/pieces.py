@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-CHUNK = 1 << 18
-"""Entries in a piece: a few float32 copies of it fit the cache. Measured: 8 times as fast as whole tensors."""
+CHUNK = 1 << 17
+"""Entries in a piece: a few float32 copies of it fit the cache, and calls cost little beside their arithmetic."""
 
 
 def pieces(tensor: Tensor, size: int = CHUNK) -> Iterator[Tensor]:

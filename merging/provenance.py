@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,15 @@ def provenance(recipe: Recipe, sources: Sources, cache: Path | None = None) -> s
     """
     base, experts = sources.chosen(recipe)
     parents = {**({"base": base} if base is not None else {}), **experts}
+    return manifest(parents, {"digest": recipe.digest(), "method": recipe.method}, cache)
+
+
+def manifest(parents: Mapping[str, Checkpoint], facts: Mapping[str, Any], cache: Path | None = None) -> str:
+    """As `provenance`, of any merge: `facts` say how it was made from its parents."""
     licences = judged({name: licence_of(parent.folder) for name, parent in parents.items()})
     content = {
         "format": 1,
-        "digest": recipe.digest(),
-        "method": recipe.method,
+        **facts,
         "sources": {name: _source(parent, cache) for name, parent in parents.items()},
         "licence": licences.merged,
         "licence_warnings": list(licences.warnings),

@@ -92,6 +92,7 @@ def read_recipe(path: Path) -> Recipe:
         update={
             "base": _located(written.base, folder) if written.base else None,
             "experts": {name: _located(model, folder) for name, model in written.experts.items()},
+            "method": _with_statistics(written.method, folder),
         }
     )
     first = written.base or next(iter(written.experts.values()))
@@ -104,6 +105,16 @@ def _groups(source: Source, unmerged: Sequence[str]) -> list[Group]:
 
 def _located(model: Any, folder: Path) -> Any:
     return model.model_copy(update={"path": located(model.path, folder)})
+
+
+def _with_statistics(method: NamedMethod, folder: Path) -> NamedMethod:
+    """The method with the folder of its statistics, where it has one, found from the recipe's own."""
+    place = method.structure.get("statistics")
+    if not isinstance(place, str) or not place:
+        return method
+    return method.model_copy(
+        update={"structure": {**method.structure, "statistics": str((folder / Path(place).expanduser()).resolve())}}
+    )
 
 
 def _row(group: str, row: dict[str, float], wanted: Sequence[str]) -> tuple[float, ...]:

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from merging.errors import MergeError
+from merging.pieces import pieces
 
 Kind = Literal["gram", "fisher"]
 
@@ -183,6 +185,14 @@ class Statistics:
     inputs_first: tuple[str, ...]
     _handle: Any = field(repr=False)
 
+    @cached_property
+    def norm(self) -> float:
+        """The Euclidean norm over all tensors, 1 where it is zero; reads all of them once."""
+        total = math.fsum(
+            float(part.double().square().sum()) for name in self.names for part in pieces(self.tensor(name))
+        )
+        return math.sqrt(total) or 1.0
+
     def tensor(self, name: str) -> Tensor:
         """float32, backed by the mapped file: never write to it."""
         tensor: Tensor = self._handle.get_tensor(name)
@@ -228,6 +238,31 @@ def open_statistics(file: Path) -> Statistics:
         raise MergeError(f"{file}: must say what statistics it holds, gram or fisher, but says {kind!r}.")
     inputs_first = tuple(json.loads(facts.get("inputs_first", "[]")))
     return Statistics(kind, facts["key"], tuple(sorted(handle.keys())), inputs_first, handle)
+
+
+def expert_file(folder: Path, kind: Kind, expert: str) -> Path:
+    """Where the methods `regmean` and `fisher` look for an expert's statistics."""
+    return folder / f"{expert}.{kind}.safetensors"
+
+
+def expert_statistics(folder: Path, kind: Kind, experts: Sequence[str]) -> list[Statistics]:
+    """Each expert's, in order; a file is opened once. Raises `MergeError` where one is missing or of another kind."""
+    files = [expert_file(folder, kind, expert) for expert in experts]
+    missing = [expert for expert, file in zip(experts, files, strict=True) if not file.is_file()]
+    if missing:
+        raise MergeError(
+            f"{folder} must have a file {expert_file(Path(), kind, missing[0])} for the expert `{missing[0]}`, but has "
+            f"none; run `mergeopt calibrate` for {', '.join(missing)}, or correct `statistics`."
+        )
+    return [_opened_once(file, file.stat().st_mtime_ns, kind) for file in files]
+
+
+@lru_cache(maxsize=64)
+def _opened_once(file: Path, changed: int, kind: Kind) -> Statistics:  # noqa: ARG001
+    found = open_statistics(file)
+    if found.kind != kind:
+        raise MergeError(f"{file}: must hold statistics of the kind {kind}, but holds {found.kind}.")
+    return found
 
 
 def is_conv1d(module: nn.Module) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any
 
@@ -10,11 +10,16 @@ import torch
 from torch import Tensor
 
 from merging.errors import MergeError
+from merging.heap import keep_freed_memory
 from merging.methods import At, Method
-from merging.pieces import pieces
+from merging.methods.gram import gram_of
+from merging.pieces import CHUNK, pieces
 
 Read = Callable[[], Tensor]
 """A tensor as it is stored, read when it is needed; never written to."""
+Room = Callable[[int, int], Tensor]
+"""Where the entries from the first number up to the second are to be put: flat, of the step's dtype, on the CPU."""
+_GPU_CHUNK = 1 << 25  # entries in a piece on a GPU, which has no use for small ones
 
 
 @dataclass(frozen=True)
@@ -33,31 +38,45 @@ class Step:
     base: Read | None
     tuned: tuple[Read, ...]
 
+    @property
+    def memory(self) -> int:
+        """About how many bytes it takes to make, sources and result aside; 0 where it is made piece by piece."""
+        if self.method is None or self.at is None:
+            return 0
+        together = math.prod(self.shape)
+        if _is_piecewise(self.method, self.at):
+            size = _piece_of(self.method, self.at, self.shape)
+            if size <= CHUNK:
+                return 0
+            together = min(together, size)
+        return 4 * together * (len(self.tuned) + 2)
+
     def into(self, out: Tensor, directions: Sequence[Tensor] | None = None) -> None:
         """Make the tensor, cast once into `out`, in pieces that fit the cache as far as the method allows.
 
         `out` has the step's shape, and is contiguous. `directions` are the method's own for this place, where they were
         kept: the bits are the same. Raises `MergeError` where the tensor is not finite; `out` is then undefined.
         """
-        if self.method is None or self.at is None:
-            take_into(out, self.name, self.tuned[0]())
-            return
-        base = self.base() if self.base is not None else None
-        if directions is None and self.method.elementwise(self.at.structure):
-            for target, origin, models in _sliced(out, base, [read() for read in self.tuned]):
-                target.copy_(self.method.merge(origin, models, self.at))
-                _check_finite(target, self.method, self.at)
-            return
-        if directions is None:
-            directions = self.method.directions(base, [read() for read in self.tuned], self.at)
-        at = self.method.settled(directions, self.at)
-        if not self.method.combines_slices:
-            out.copy_(self.method.combine(base, directions, at))
-            _check_finite(out, self.method, at)
-            return
-        for target, origin, parts in _sliced(out, base, directions):
-            target.copy_(self.method.combine(origin, parts, at))
-            _check_finite(target, self.method, at)
+        flat = out.view(-1)
+        for _ in self.filled(lambda start, stop: flat[start:stop], directions):
+            pass
+
+    def filled(
+        self, room: Room, directions: Sequence[Tensor] | None = None, device: str = "cpu"
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Make the tensor from its beginning on: where each piece starts, and the piece, cast once into `room`.
+
+        A piece may be overwritten when the next is asked for. On another `device` the same arithmetic is done there, on
+        large pieces. Raises `MergeError` where a piece is not finite.
+        """
+        keep_freed_memory()
+        for start, part in self._parts(directions, device):
+            for offset, piece in enumerated(part):
+                target = room(start + offset, start + offset + piece.numel())
+                target.copy_(piece)
+                if not is_finite(target):
+                    raise MergeError(self._broken())
+                yield start + offset, target
 
     def made(self) -> Tensor:
         """The tensor in memory of its own, which may be written to. Raises `MergeError` as `into` does."""
@@ -65,38 +84,115 @@ class Step:
         self.into(out)
         return out
 
+    def _parts(self, kept: Sequence[Tensor] | None, device: str) -> Iterator[tuple[int, Tensor]]:
+        """Where each part starts, and the part: in float32 where it is merged, else as it is stored."""
+        if self.method is None or self.at is None:
+            yield 0, self.tuned[0]().contiguous()
+            return
+        method, at = self.method, self.at
+        base = self.base().to(device).contiguous() if self.base is not None else None
+        if kept is None:
+            tuned = [read().to(device).contiguous() for read in self.tuned]
+            if _is_piecewise(method, at):
+                yield from _piecewise(method, base, tuned, at)
+                return
+            kept = method.directions(base, tuned, at)
+            del tuned  # those that were made for this are gone before the result is
+        at = method.settled(kept, at)
+        if not method.combines_slices:
+            yield 0, method.combine(base, kept, at).contiguous()
+            return
+        start = 0
+        for origin, parts in _sliced(base, kept):
+            yield start, method.combine(origin, parts, at)
+            start += parts[0].numel()
+
+    def _broken(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        if self.method is None or self.at is None:
+            return (
+                f"`{self.name}` is not merged and must be finite, but holds NaN or infinity as {dtype}; use a wider "
+                "dtype, and check the model for broken weights."
+            )
+        broken = self._broken_sources()
+        if broken:
+            return (
+                f"`{self.name}` must be finite in every model, but holds NaN or infinity in {', '.join(broken)}; save "
+                "or download these weights again."
+            )
+        return (
+            f"`{self.name}` must be finite, but `{self.method.name}` with coefficients {list(self.at.row)} gives NaN "
+            f"or infinity as {dtype}; use smaller coefficients or a wider dtype."
+        )
+
+    def _broken_sources(self) -> list[str]:
+        named = [("the base", self.base)] if self.base is not None else []
+        experts = self.at.experts if self.at is not None else ()
+        reads = [*named, *((f"`{expert}`", read) for expert, read in zip(experts, self.tuned, strict=False))]
+        return [name for name, read in reads if not all(is_finite(piece) for piece in pieces(read().contiguous()))]
+
 
 def take_into(out: Tensor, name: str, stored: Tensor) -> None:
     """A tensor that is not merged, cast into `out`. Raises `MergeError` where it is not finite there."""
-    out.copy_(stored)
-    if out.dtype.is_floating_point and not _is_finite(out):
-        raise MergeError(
-            f"`{name}` is not merged and must be finite, but holds NaN or infinity as "
-            f"{str(out.dtype).removeprefix('torch.')}; use a wider dtype, and check the model for broken weights."
-        )
+    Step(name, tuple(out.shape), out.dtype, None, None, None, (lambda: stored,)).into(out)
+
+
+def enumerated(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """The pieces of a tensor, and where each starts."""
+    start = 0
+    for piece in pieces(tensor):
+        yield start, piece
+        start += piece.numel()
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether there is neither NaN nor infinity in it."""
+    if tensor.numel() == 0 or not tensor.dtype.is_floating_point:
+        return True
+    wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    if math.isfinite(tensor.sum(dtype=wide).item()):  # NaN and infinity stay in any sum; this is twice as fast
+        return True
+    low, high = tensor.aminmax()  # a NaN anywhere makes both NaN; the sum of finite entries may be infinite
+    return math.isfinite(low.item()) and math.isfinite(high.item())
+
+
+def _is_piecewise(method: Method, at: At[Any]) -> bool:
+    return method.elementwise(at.structure) or method.sliced(at.structure)
+
+
+def _piecewise(
+    method: Method, base: Tensor | None, tuned: Sequence[Tensor], at: At[Any]
+) -> Iterator[tuple[int, Tensor]]:
+    """A method that may be called on slices: directions of one piece at a time, made twice where there is a law."""
+    if not tuned[0].numel():
+        return
+    chunk = CHUNK if tuned[0].device.type == "cpu" else _GPU_CHUNK
+    size = _piece_of(method, at, tuned[0].shape, chunk)
+    if not method.elementwise(at.structure):
+        at = method.measured_at(base, tuned, at)
+
+    def made() -> Iterator[tuple[int, Tensor | None, list[Tensor]]]:
+        start = 0
+        for origin, models in _sliced(base, tuned, size):
+            wide = origin.float() if origin is not None else None
+            yield start, wide, method.directions(wide, models, replace(at, start=start))
+            start += models[0].numel()
+
+    if method.law is not None:
+        at = method.ruled(gram_of(directions for _, _, directions in made()), at)
+    for start, origin, directions in made():
+        yield start, method.combine(origin, directions, replace(at, start=start))
+
+
+def _piece_of(method: Method, at: At[Any], shape: Sequence[int], chunk: int = CHUNK) -> int:
+    """How many entries a piece has: about `chunk`, and whole units of the method."""
+    unit = max(1, method.unit(at.structure, shape))
+    return max(unit, chunk // unit * unit)
 
 
 def _sliced(
-    out: Tensor, base: Tensor | None, others: Sequence[Tensor]
-) -> Iterator[tuple[Tensor, Tensor | None, Sequence[Tensor]]]:
-    """The same piece of the target, the base and each other tensor, one after the other."""
-    together = [pieces(tensor) for tensor in (out, *others)]
-    bases = pieces(base) if base is not None else repeat(None)
-    for (target, *parts), origin in zip(zip(*together, strict=True), bases, strict=False):
-        yield target, origin, parts
-
-
-def _check_finite(merged: Tensor, method: Method, at: At[Any]) -> None:
-    if not _is_finite(merged):
-        raise MergeError(
-            f"`{at.tensor}` must be finite, but `{method.name}` with coefficients {list(at.row)} gives NaN or "
-            f"infinity as {str(merged.dtype).removeprefix('torch.')}; use smaller coefficients or a "
-            "wider dtype, and check the models for broken weights."
-        )
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    if tensor.numel() == 0:
-        return True
-    low, high = tensor.aminmax()  # a NaN anywhere makes both NaN
-    return math.isfinite(low.item()) and math.isfinite(high.item())
+    base: Tensor | None, others: Sequence[Tensor], size: int = CHUNK
+) -> Iterator[tuple[Tensor | None, Sequence[Tensor]]]:
+    """The same piece of the base and of each other tensor, one after the other."""
+    bases = pieces(base, size) if base is not None else repeat(None)
+    yield from zip(bases, zip(*(pieces(one, size) for one in others), strict=True), strict=False)

@@ -1,17 +1,23 @@
 """Answer what a method asks about whole models, reading them piece by piece."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
+from typing import TypeVar
 
 from torch import Tensor
 
 from merging.errors import MergeError
-from merging.methods.arithmetic import kept_count
+from merging.methods.arithmetic import kept_count, present
 from merging.pieces import pieces
+from merging.threads import each
 from merging.thresholds import histogram, kth_largest_of
 
 Read = Callable[[str], Tensor]
 """A tensor by its name, as it is stored."""
+Pieces = tuple[Tensor | None, list[Tensor]]
+R = TypeVar("R")
+_NO_BASE = "a task vector is what an expert adds to a base, but there is none; name a `base`."
 
 
 class Whole:
@@ -28,12 +34,12 @@ class Whole:
     def experts(self) -> int:
         return len(self._tuned)
 
-    def pieces(self) -> Iterator[tuple[Tensor | None, list[Tensor]]]:
+    def pieces(self) -> Iterator[Pieces]:
         for name in self._names:
-            tuned = [pieces(read(name)) for read in self._tuned]
-            base = pieces(self._base(name)) if self._base is not None else repeat(None)
-            for origin, parts in zip(base, zip(*tuned, strict=True), strict=False):
-                yield origin, list(parts)
+            yield from self._pieces_of(name)
+
+    def each(self, look: Callable[[Iterator[Pieces]], R]) -> list[R]:
+        return each(lambda name: look(self._pieces_of(name)), self._names)
 
     def threshold(self, expert: int, density: float) -> float:
         """Raises `MergeError` where there is no base."""
@@ -47,19 +53,41 @@ class Whole:
         return self._thresholds[key]
 
     def squared_norms(self) -> tuple[float, ...]:
-        """Raises `MergeError` where there is no base."""
+        """Raises `MergeError` where there is no base, and where a model is not finite."""
         if self._norms is None:
-            self._norms = tuple(
-                sum(float(part.double().square().sum()) for part in self._magnitudes(expert))
-                for expert in range(self.experts)
-            )
+            if self._base is None:
+                raise MergeError(_NO_BASE)
+            by_tensor = self.each(self._squared_lengths)
+            for name, squares in zip(self._names, by_tensor, strict=True):
+                if not all(map(math.isfinite, squares)):
+                    raise MergeError(
+                        f"`{name}` must be finite in every model, but holds NaN or infinity in one; save or download "
+                        "the weights again."
+                    )
+            self._norms = tuple(math.fsum(squares[expert] for squares in by_tensor) for expert in range(self.experts))
         return self._norms
+
+    def _pieces_of(self, name: str) -> Iterator[Pieces]:
+        tuned = [pieces(read(name)) for read in self._tuned]
+        base = pieces(self._base(name)) if self._base is not None else repeat(None)
+        for origin, parts in zip(base, zip(*tuned, strict=True), strict=False):
+            yield origin, list(parts)
 
     def _magnitudes(self, expert: int) -> Iterator[Tensor]:
         """|task vector| in float32, piece by piece."""
         if self._base is None:
-            raise MergeError("a task vector is what an expert adds to a base, but there is none; name a `base`.")
+            raise MergeError(_NO_BASE)
         for name in self._names:
             ours, theirs = pieces(self._base(name)), pieces(self._tuned[expert](name))
             for base, tuned in zip(ours, theirs, strict=True):
                 yield (tuned.float() - base.float()).abs_()
+
+    def _squared_lengths(self, parts: Iterator[Pieces]) -> list[float]:
+        """|tau_k|^2 of each expert in one tensor; squares and sums in float64."""
+        found = [0.0] * self.experts
+        for base, tuned in parts:
+            origin = present(base).float()
+            for expert, one in enumerate(tuned):
+                vector = (one.float() - origin).double()
+                found[expert] += float(vector @ vector)
+        return found

@@ -32,19 +32,29 @@ class _UniqueKeys(yaml.SafeLoader):
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """The file's top-level mapping. Raises `FileError` where there is no such file or it is not a mapping."""
+    documents = read_documents(path)
+    if len(documents) != 1:
+        raise FileError(f"{path}: must hold one YAML document, but holds {len(documents)}.")
+    return documents[0]
+
+
+def read_documents(path: Path) -> list[dict[str, Any]]:
+    """The top-level mappings of the documents in a file, empty ones left out. Raises `FileError` as `read_mapping`."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"{path}: cannot be read ({error}).") from error
     try:
-        content = yaml.load(text, Loader=_UniqueKeys)
+        documents = list(yaml.load_all(text, Loader=_UniqueKeys))
     except yaml.YAMLError as error:
         raise FileError(f"{path}: is not valid YAML: {error}") from error
     except FileError as error:
         raise FileError(f"{path}, {error}") from None
-    if not isinstance(content, dict):
-        raise FileError(f"{path}: must hold a mapping of keys to values, but holds {type(content).__name__}.")
-    return content
+    found = [content for content in documents if content is not None] or [None]
+    for content in found:
+        if not isinstance(content, dict):
+            raise FileError(f"{path}: must hold a mapping of keys to values, but holds {type(content).__name__}.")
+    return found
 
 
 def parse(content: dict[str, Any], spec: type[Spec], name: str) -> Spec:

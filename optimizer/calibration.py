@@ -65,6 +65,32 @@ def collect_statistics(
     return write_statistics(file, kind, key, found)
 
 
+def teach(
+    template: Recipe,
+    dtype: str,
+    live: LiveMerge,
+    evaluator: Evaluator,
+    ids: Sequence[str],
+    meter: Meter | None = None,
+) -> None:
+    """Have the evaluator know what the teachers of these examples' tasks say, asked once for all workers of a node.
+
+    The model is left as an expert where one was asked. `dtype` is the one it is run in. Raises as `collect_statistics`.
+    """
+    from evaluators.twins import Taught
+
+    teachers = {task.name: task.teacher for task in evaluator.tasks() if task.teacher is not None}
+    for expert in dict.fromkeys(teachers.values()):
+        own = [name for name in ids if teachers.get(task_of(name)) == expert]
+        if not own or not isinstance(evaluator, Taught):
+            continue
+        key = f"{template.experts[expert].fingerprint} {dtype}"
+        missing = evaluator.recall(live.model, own, key)
+        if missing:
+            live.fill(as_expert(template, expert, [group.name for group in live.sources.groups]))
+            evaluator.learn(live.model, missing, key, meter)
+
+
 def as_expert(template: Recipe, expert: str, groups: Sequence[str]) -> Recipe:
     """The recipe whose merge is one of the experts."""
     from merging.recipe import Recipe

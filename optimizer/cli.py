@@ -4,6 +4,7 @@ Everything heavy is imported inside the commands, so that `--help` answers at on
 """
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 DONE, WRONG_INPUT, FAILED, INTERRUPTED = 0, 2, 3, 130
 DEFAULT_STORAGE = "sqlite:///mergeopt.db"
+STORAGE_FILE = "MERGEOPT_STORAGE_FILE"
 
 app = typer.Typer(
     name="mergeopt",
@@ -35,12 +37,32 @@ app = typer.Typer(
 
 JobPath = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file; docs/job-file.md explains every key.")]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="The job's name.")]
+
+
+def _storage(context: typer.Context, value: str) -> str:
+    """The database that was given, else the one in the file that `MERGEOPT_STORAGE_FILE` names."""
+    source = getattr(context.get_parameter_source("storage"), "name", "DEFAULT")
+    file = os.environ.get(STORAGE_FILE)
+    if not file or source == "COMMANDLINE":
+        return value
+    if source == "ENVIRONMENT":
+        raise InputError(f"Only one of MERGEOPT_STORAGE and {STORAGE_FILE} may be set; take one of them away.")
+    try:
+        url = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{STORAGE_FILE} must name a file with the database's URL, but: {error}.") from None
+    if not url:
+        raise InputError(f"{STORAGE_FILE} must name a file with the database's URL, but {file} is empty.")
+    return url
+
+
 Storage = Annotated[
     str,
     typer.Option(
         "--storage",
         envvar="MERGEOPT_STORAGE",
-        help="The job database: a SQLite file or a PostgreSQL URL.",
+        help=f"The job database: a SQLite file or a PostgreSQL URL. {STORAGE_FILE} may name a file with it.",
+        callback=_storage,
         show_envvar=True,
         show_default=DEFAULT_STORAGE,
     ),
@@ -52,6 +74,18 @@ Folder = Annotated[
     Path | None, typer.Option("--folder", help="Where the job's files go. Default: mergeopt-jobs/<name>.")
 ]
 Name = Annotated[str | None, typer.Option("--name", help="Submit under this name instead of the file's own.")]
+Smoke = Annotated[
+    bool, typer.Option("--smoke", help="Load what was written by transformers, and have it write a few words.")
+]
+PushToHub = Annotated[
+    str | None,
+    typer.Option("--push-to-hub", metavar="OWNER/MODEL", help="Upload it to the Hub; a new repository is private."),
+]
+Public = Annotated[bool, typer.Option("--public", help="With --push-to-hub: let everybody see it.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Tensors under way at a time. Default: one for each processor.")
+]
+Device = Annotated[str, typer.Option("--device", help="Where merges are computed: cpu, cuda, or auto.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -194,39 +228,197 @@ def ledger(job: JobName, storage: Storage = DEFAULT_STORAGE, as_json: Json = Fal
 @app.command()
 def export(
     job: JobName,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write; it must not exist.")],
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="The folder to write; it must not exist.", show_default=False)
+    ] = None,
     storage: Storage = DEFAULT_STORAGE,
     trial: Annotated[int | None, typer.Option("--trial", help="This trial instead of the job's winner.")] = None,
+    mergekit: Annotated[
+        Path | None,
+        typer.Option("--mergekit", metavar="FILE", help="Write a merge config of mergekit as well, or alone."),
+    ] = None,
+    threads: Threads = None,
+    device: Device = "cpu",
+    smoke: Smoke = False,
+    push_to_hub: PushToHub = None,
+    public: Public = False,
 ) -> None:
     """Write a trial's merged model as a Hugging Face folder: the very weights that were scored."""
-    from optimizer.export import export_trial
+    from optimizer.delivery import Delivery
+    from optimizer.export import export_trial, trial_as_mergekit
     from optimizer.progress import progress
 
+    if folder is None and mergekit is None:
+        raise InputError("`mergeopt export` needs a folder to write, DIR, or --mergekit FILE.")
     with _database(storage) as (database, url), progress() as shown:
         found, results = _job_and_results(database, url, job)
-        number = export_trial(database, url, found, results, folder, trial, shown.say)
-    print(f"trial {number} of {found.name}: {folder}")
+        delivery = Delivery(smoke, push_to_hub, public, load=found.spec["models"]["load"])
+        delivery.check()
+        if mergekit is not None:
+            number, text = trial_as_mergekit(url, found, results, trial)
+            _write_new(mergekit, text)
+        if folder is None:
+            print(f"trial {number} of {found.name}: {mergekit}")
+            return
+        number = export_trial(database, url, found, results, folder, trial, shown.say, threads, device)
+        said = delivery.carry_out(folder, shown.say)
+    print("\n".join([f"trial {number} of {found.name}: {folder}", *said]))
+
+
+@app.command()
+def recipe_to_mergekit(
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE.yaml", help="A recipe, or an export's mergeopt_recipe.json.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write; else it is printed.")
+    ] = None,
+) -> None:
+    """Write a recipe as a merge config of mergekit, or say why mergekit cannot do it."""
+    from merging.recipe_file import read_recipe
+    from optimizer.export import recipe_as_mergekit
+
+    try:
+        read = read_recipe(recipe)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    text = recipe_as_mergekit(read)
+    if output is None:
+        print(text, end="")
+    else:
+        _write_new(output, text)
+        print(output)
 
 
 @app.command()
 def merge(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe; docs/job-file.md, last section.")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write; it must not exist.")],
+    config: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONFIG.yaml",
+            help="A recipe (docs/job-file.md, last section), or a merge config of mergekit (docs/mergekit.md).",
+        ),
+    ],
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="The folder to write; it must not exist.", show_default=False)
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be merged how, and write nothing.")
+    ] = False,
+    lenient: Annotated[
+        bool, typer.Option("--lenient", help="Leave out keys that mergekit's grammar does not have, and list them.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of random masks, for configs of mergekit.")] = None,
+    threads: Threads = None,
+    device: Device = "cpu",
+    smoke: Smoke = False,
+    push_to_hub: PushToHub = None,
+    public: Public = False,
+    as_json: Json = False,
 ) -> None:
     """Do one merge, without a search."""
-    from optimizer.export import merge_recipe
+    from optimizer.delivery import Delivery
+    from optimizer.merge import MergeOptions, plan_lines, planned
+    from optimizer.merge import merge as do_merge
+    from optimizer.progress import progress
+
+    options = MergeOptions(lenient, seed, threads, device)
+    if dry_run:
+        plan = planned(config, options)
+        if as_json:
+            _print_json(plan)
+        else:
+            print("\n".join(plan_lines(plan)))
+        return
+    if folder is None:
+        raise InputError("`mergeopt merge` needs a folder to write, DIR; only --dry-run goes without.")
+    delivery = Delivery(smoke, push_to_hub, public)
+    delivery.check()
+    with progress() as shown:
+        do_merge(config, folder, options, shown.say)
+        said = delivery.carry_out(folder, shown.say)
+    print("\n".join([str(folder), *said]))
+
+
+@app.command()
+def merge_adapters(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe; docs/adapters.md explains it.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write; it must not exist.")],
+    rank: Annotated[int | None, typer.Option("--rank", min=1, help="Cut the result to this rank.")] = None,
+) -> None:
+    """Merge LoRA or IA3 adapters into one adapter. An export's recipe over adapters makes it one as well."""
+    from optimizer.adapters import merge_adapter_recipe
+
+    print("\n".join([str(folder), *merge_adapter_recipe(recipe, folder, rank)]))
+
+
+@app.command()
+def import_evolve(
+    genome: Annotated[Path, typer.Argument(metavar="GENOME.yml", help="A config of mergekit-evolve.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The job file to write; else it is printed.")
+    ] = None,
+    name: Name = None,
+    max_fevals: Annotated[int, typer.Option("--max-fevals", min=1, help="Trials; mergekit-evolve's default.")] = 100,
+    random_seed: Annotated[int, typer.Option("--random-seed", min=0, help="The search's seed.")] = 0,
+    task_search_path: Annotated[
+        list[str] | None, typer.Option("--task-search-path", help="A folder with task files; may be given again.")
+    ] = None,
+    lenient: Annotated[bool, typer.Option("--lenient", help="Leave out keys that are unknown, and list them.")] = False,
+) -> None:
+    """Turn a config of mergekit-evolve into a job file that asks for the same search."""
+    from optimizer.import_evolve import import_evolve as job_of
+
+    beside = output.parent if output else None
+    text = job_of(genome, name, max_fevals, random_seed, task_search_path or (), beside, lenient)
+    if output is None:
+        print(text, end="")
+        return
+    _write_new(output, text)
+    print(output)
+
+
+@app.command()
+def tokens(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Model folders or Hub ids, the base first.")],
+    as_json: Json = False,
+) -> None:
+    """Compare the tokens of models: which have which, at which rows. For models that are to be merged."""
+    from merging.tokenizers.report import report_lines
+    from optimizer.tokens import compare_tokens
+
+    report = compare_tokens(models)
+    if as_json:
+        _print_json(report)
+    else:
+        print("\n".join(report_lines(report)))
+
+
+@app.command()
+def calibrate(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="A recipe with the method regmean or fisher.")],
+    texts: Annotated[
+        list[str], typer.Option("--texts", metavar="EXPERT=FILE", help="An expert's texts; once for each expert.")
+    ],
+    running: Annotated[
+        bool, typer.Option("--running", help="Behind the merge of the layers before, for RegMean++.")
+    ] = False,
+) -> None:
+    """Collect the statistics that a recipe's method needs, from texts of the experts' own."""
+    from optimizer.calibrate import calibrate as collect
+    from optimizer.calibrate import files_by_expert
     from optimizer.progress import progress
 
     with progress() as shown:
-        merge_recipe(recipe, folder, shown.say)
-    print(folder)
+        files = collect(recipe, files_by_expert(texts), shown.say, running=running)
+    print("\n".join(str(file) for file in files))
 
 
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder or Hub id.")],
     job_file: Annotated[Path, typer.Option("--job", metavar="JOB.yaml", help="The job file whose tasks to use.")],
-    split: Annotated[str, typer.Option("--split", help="search, select or test.")] = "test",
+    split: Annotated[str, typer.Option("--split", help="gradient, search, select or test.")] = "test",
     as_json: Json = False,
 ) -> None:
     """Score any model on a job's examples, exactly as its trials are scored."""
@@ -336,6 +528,16 @@ def _print_results(results: "Results") -> None:
     from optimizer.report_text import show as show_results
 
     show_results(results)
+
+
+def _write_new(file: Path, text: str) -> None:
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise InputError(f"{file}: must not exist, but does; choose another name or remove it.") from None
+    except OSError as error:
+        raise InputError(f"{file}: cannot be written ({error}).") from error
 
 
 def _print_rich(content: Any) -> None:

@@ -15,6 +15,7 @@ from optimizer.scorer import Round, Scorer, each_of
 from optimizer.study import all_trials
 
 Recorded = Callable[[int, Split], list[Outcome] | None]
+FINALISTS = 3  # of the search, where the job names no number
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,14 @@ def read_gradients(engine: Engine, job_id: int) -> list[RecordedGradient]:
 
 
 @retrying
+def gradient_positions(engine: Engine, job_id: int) -> set[int]:
+    """The examples that gradients were taken on, by their positions in the job's ledger."""
+    chosen = select(gradients.c.positions).where(gradients.c.job_id == job_id)
+    with engine.connect() as connection:
+        return {position for (positions,) in connection.execute(chosen) for position in positions}
+
+
+@retrying
 def gradient_looks(engine: Engine, job_id: int) -> Looks | None:
     """How often gradients were taken; None where none was. Losses and gradients are not read."""
     chosen = select(gradients.c.number, gradients.c.positions, gradients.c.created_at)

@@ -17,12 +17,12 @@ from optimizer.cluster import RayPool, cluster
 from optimizer.coordinator import Coordinator, recipe_of
 from optimizer.engines import ENGINES
 from optimizer.errors import InputError
-from optimizer.events import count_events, events, log_event
+from optimizer.events import count_events, log_event
 from optimizer.evidence import Evidence
 from optimizer.examples import read_ledger
-from optimizer.finish import Ending, Finish
-from optimizer.jobs import Job, LeaseLost, cancel_requested, claim, finish, release, renew, replace_plan
-from optimizer.ledger import CALIBRATED, TEST_OPENED
+from optimizer.finish import FINALISTS, Ending, Finish
+from optimizer.jobs import Job, LeaseLost, cancel_requested, claim, finish, release, renew
+from optimizer.ledger import TEST_OPENED
 from optimizer.owners import new_owner
 from optimizer.plan import Plan
 from optimizer.preflight import check_workers
@@ -37,7 +37,6 @@ from optimizer.summary import Summary
 LEASE_SECONDS = 120.0  # longer than the patience with a database that is away
 RENEW_SECONDS = 15.0
 CANCEL_SECONDS = 2.0
-TIME_WAS_UP = "minutes were over"
 
 
 @dataclass
@@ -141,7 +140,17 @@ def _carry(
         scorer = Scorer(pool, evidence.ids, evidence.record, lease.check)
         searched: Ending | None = None
         if spec.engine() == AUTO:
-            conductor = _conductor(database, job, spec, plan, study, scorer, evidence, progress, spent)
+            conductor = Conductor(
+                job=spec,
+                plan=plan,
+                study=study,
+                scorer=scorer,
+                evidence=evidence,
+                progress=progress,
+                workers=spec.workers.count,
+                seconds_before=spent,
+                folder=Path(job.folder),
+            )
             searched = conductor.search()
             plan = conductor.plan
         else:
@@ -165,43 +174,12 @@ def _carry(
             recorded=evidence.outcomes,
             open_test=lambda: log_event(database, job.id, TEST_OPENED, {"attempt": job.attempt}),
             progress=progress,
-            count=spec.search.finalists,
+            count=spec.search.finalists or FINALISTS,
             whole=plan.examples["search"],
         ).run(searched)
     seconds = spent + time.monotonic() - began
     openings = count_events(database, job.id, TEST_OPENED)
     return Summary(job, spec, plan, study, evidence).results(ending, "done", seconds, openings)
-
-
-def _conductor(
-    database: Engine,
-    job: Job,
-    spec: JobFile,
-    plan: Plan,
-    study: Any,
-    scorer: Scorer,
-    evidence: Evidence,
-    progress: Progress,
-    spent: float,
-) -> Conductor:
-    was_up = events(database, job.id, TIME_WAS_UP)
-    return Conductor(
-        job=spec,
-        plan=plan,
-        study=study,
-        scorer=scorer,
-        evidence=evidence,
-        progress=progress,
-        workers=spec.workers.count,
-        seconds_before=spent,
-        time_was_up=was_up[0].data["ask"] if was_up else None,
-        say_time_is_up=lambda ask: log_event(database, job.id, TIME_WAS_UP, {"ask": ask}),
-        keep_plan=lambda found: replace_plan(database, job.id, job.attempt, found.model_dump(mode="json")),
-        calibrated=lambda name, examples, efe: log_event(
-            database, job.id, CALIBRATED, {"name": name, "examples": examples, "efe": efe}
-        ),
-        folder=Path(job.folder),
-    )
 
 
 def _check_sources(plan: Plan) -> None:

@@ -78,7 +78,7 @@ def _facts(job: Job, results: Results) -> list[tuple[str, str]]:
         ),
         ("base", base["path"] if base else "none"),
         ("experts", experts),
-        ("method", f"{results.method} {job.spec['method']['structure'] or ''}".strip()),
+        ("method", f"{results.method} {job.spec['method'].get('structure') or ''}".strip()),
         ("space", results.space),
         ("engine", f"{results.engine}, seed {results.seed}, budget {results.budget}"),
         (
@@ -87,7 +87,7 @@ def _facts(job: Job, results: Results) -> list[tuple[str, str]]:
         ),
         ("examples", ", ".join(f"{count} {split}" for split, count in results.splits.items())),
         ("trials", counted),
-        ("time", clock(results.seconds)),
+        ("time", _time(job, results)),
         ("remote code", "allowed for the models" if job.spec["trust_remote_code"] else "not allowed"),
         ("task code", "allowed" if job.spec["trust_task_code"] else "not allowed"),
         ("folder", job.folder),
@@ -99,6 +99,14 @@ def _facts(job: Job, results: Results) -> list[tuple[str, str]]:
     if job.error:
         facts.append(("error", job.error))
     return facts
+
+
+def _time(job: Job, results: Results) -> str:
+    """The time that rounds were scored in, all attempts together; that of a lone attempt which recorded none."""
+    seconds = results.seconds
+    if not seconds and job.attempt == 1 and job.started_at is not None and job.finished_at is not None:
+        seconds = (job.finished_at - job.started_at).total_seconds()
+    return clock(seconds) if seconds else "nothing was recorded yet"
 
 
 def _iso(moment: datetime | None) -> str | None:

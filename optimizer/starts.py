@@ -1,11 +1,10 @@
-"""Merges that anyone would try first, as coefficients for every group and expert.
+"""Merges worth a look that differ between groups or go by norms, as coefficients for every group and expert.
 
-They need no search and next to no computation; a search starts from the best of them.
+They need no search and next to no computation. What is the same everywhere is in `plan.baselines`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +20,8 @@ from search_spaces.stencil import Stencil
 
 Rows = Mapping[str, tuple[float, ...]]
 """A group's name to one coefficient per expert, in the experts' order."""
-Kind = Literal["base", "parent", "uniform", "scale", "depth", "norms", "virtual"]
 
-SCALES = (0.2, 0.3, 0.4, 0.5, 0.6)
-SLOPES = ((0.3, 0.4), (0.5, 0.5))
+SLOPE = (0.3, 0.4)
 """alpha and beta of LiNeS: shallow layers stay near the base, the last one has about the experts' own strength."""
 _EXACT = 1e-9
 
@@ -34,33 +31,7 @@ class Start:
     """A merge to begin with: a row for every group."""
 
     label: str
-    kind: Kind
     rows: Rows
-
-
-def base_alone(groups: Sequence[Group], experts: Sequence[str]) -> Start:
-    """No task vector at all."""
-    return Start("base", "base", _everywhere(groups, (0.0,) * len(experts)))
-
-
-def parent(groups: Sequence[Group], experts: Sequence[str], expert: str) -> Start:
-    """One expert at 1, all others at 0."""
-    return Start(f"parent {expert}", "parent", _everywhere(groups, _one_hot(experts, expert)))
-
-
-def virtual(groups: Sequence[Group], experts: Sequence[str], expert: str) -> Start:
-    """A closed-form merge at scale 1, where it takes part as an expert (see `optimizer.virtual`)."""
-    return Start(expert, "virtual", _everywhere(groups, _one_hot(experts, expert)))
-
-
-def uniform(groups: Sequence[Group], experts: Sequence[str], real: Sequence[str]) -> Start:
-    """1/K for each of the K `real` experts, 0 for others."""
-    return Start("uniform average", "uniform", _everywhere(groups, _each(experts, real, 1 / len(real))))
-
-
-def scaled(groups: Sequence[Group], experts: Sequence[str], real: Sequence[str], scale: float) -> Start:
-    """Task arithmetic: the same coefficient for each of the `real` experts, 0 for others."""
-    return Start(f"task arithmetic {scale:g}", "scale", _everywhere(groups, _each(experts, real, scale)))
 
 
 def sloped(groups: Sequence[Group], experts: Sequence[str], real: Sequence[str], alpha: float, beta: float) -> Start:
@@ -77,7 +48,7 @@ def sloped(groups: Sequence[Group], experts: Sequence[str], real: Sequence[str],
         return layers.index(group.layer) / max(1, len(layers) - 1)
 
     rows = {group.name: _each(experts, real, alpha + beta * share(group)) for group in groups}
-    return Start(f"LiNeS {alpha:g} + {beta:g}", "depth", rows)
+    return Start(f"LiNeS {alpha:g} + {beta:g}", rows)
 
 
 def by_norms(groups: Sequence[Group], experts: Sequence[str], squared: Mapping[str, Mapping[str, float]]) -> Start:
@@ -91,34 +62,7 @@ def by_norms(groups: Sequence[Group], experts: Sequence[str], squared: Mapping[s
     if not total > 0:
         raise ValueError(f"some task vector must differ from zero, but those of {', '.join(whole)} do not.")
     row = tuple(whole.get(expert, 0.0) / total for expert in experts)
-    return Start("MetaGPT", "norms", _everywhere(groups, row))
-
-
-def usual_starts(
-    groups: Sequence[Group],
-    experts: Sequence[str],
-    virtual_experts: Sequence[str] = (),
-    squared: Mapping[str, Mapping[str, float]] | None = None,
-    scales: Iterable[float] = SCALES,
-) -> list[Start]:
-    """All of them, each set of rows once: the first label stays. `experts` are all of the space, virtual ones too.
-
-    MetaGPT is there where `squared` norms are given.
-    """
-    real = [expert for expert in experts if expert not in virtual_experts]
-    found = [
-        base_alone(groups, experts),
-        *(parent(groups, experts, expert) for expert in real),
-        uniform(groups, experts, real),
-        *(scaled(groups, experts, real, scale) for scale in scales),
-        *(sloped(groups, experts, real, alpha, beta) for alpha, beta in SLOPES),
-        *([by_norms(groups, experts, squared)] if squared is not None else []),
-        *(virtual(groups, experts, expert) for expert in virtual_experts),
-    ]
-    different: dict[tuple[tuple[float, ...], ...], Start] = {}
-    for start in found:
-        different.setdefault(tuple(start.rows[group.name] for group in groups), start)
-    return list(different.values())
+    return Start("MetaGPT", {group.name: row for group in groups})
 
 
 def further_baselines(
@@ -129,11 +73,11 @@ def further_baselines(
     Raises `ValueError` as `by_norms` does.
     """
     space, real = plan.space(job), list(plan.template.experts)
-    if job.method.name != "task_arithmetic":
+    if job.first_method()[0] != "task_arithmetic":
         return []
     known = [one.parameters for one in plan.baselines]
     found = []
-    for start in (sloped(groups, space.coefficients, real, *SLOPES[0]), by_norms(groups, space.coefficients, squared)):
+    for start in (sloped(groups, space.coefficients, real, *SLOPE), by_norms(groups, space.coefficients, squared)):
         parameters = expressed(space, start.rows)
         if parameters is not None and parameters not in known:
             recipe = space.recipe(parameters)
@@ -195,16 +139,6 @@ def _check(space: BoundSpace, rows: Rows) -> None:
                 f"a row must have one number for each of {', '.join(space.coefficients)}, but that of {group!r} has "
                 f"{len(row)}"
             )
-
-
-def _everywhere(groups: Sequence[Group], row: tuple[float, ...]) -> dict[str, tuple[float, ...]]:
-    return {group.name: row for group in groups}
-
-
-def _one_hot(experts: Sequence[str], expert: str) -> tuple[float, ...]:
-    if expert not in experts:
-        raise ValueError(f"`{expert}` must be one of {', '.join(experts)}.")
-    return _each(experts, [expert], 1.0)
 
 
 def _each(experts: Sequence[str], real: Sequence[str], value: float) -> tuple[float, ...]:

@@ -115,6 +115,7 @@ class Worker:
         from merging.coefficient_gradient import CoefficientGradient
         from merging.materialize import MergeError
         from merging.recipe import Recipe
+        from optimizer.calibration import teach
         from optimizer.resident import InTorch
 
         wanted = Recipe.model_validate(recipe)
@@ -123,6 +124,7 @@ class Worker:
             reason = f"a gradient needs `workers.engine: torch`, but it is {self._job.workers.engine}; set it to torch."
             return asdict(_no_gradient(wanted.digest(), reason))
         try:
+            teach(self._plan.template, self._job.workers.dtype, self._resident.live, self._evaluator, ids, meter)
             with meter.stage("materialize"):
                 self._resident.fill(wanted)
             with CoefficientGradient(self._resident.live, wanted) as slopes:

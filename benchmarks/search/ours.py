@@ -25,7 +25,7 @@ from optimizer.auto.problem import WHOLE, Arm, Parts, Problem
 from optimizer.auto.strategy import search
 from optimizer.auto.values import Measure
 from optimizer.auto.verdict import Verdict
-from optimizer.efe import DIFFERENTIATED, SCORED
+from optimizer.efe import SCORED
 from search_spaces.bound import BoundSpace
 from search_spaces.grown import GrownSpace
 from search_spaces.nested import frame_of
@@ -88,7 +88,7 @@ class World:
             self.spent += SCORED * len(ask.ids)
             return Scored(self.landscape.score(self.weights(ask.candidate.place), ask.ids))
         if isinstance(ask, Slope):
-            self.spent += DIFFERENTIATED * len(ask.ids)
+            self.spent += ask.price
             found, losses = self.landscape.gradient(self.weights(ask.point), ask.ids, ask.scales)
             rows = {group.name: tuple(row) for group, row in zip(self.landscape.groups, found, strict=True)}
             return Sloped(self._frame.gradient(rows), losses)

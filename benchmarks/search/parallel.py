@@ -2,7 +2,8 @@
 
 The strategy runs on level L0's landscape; every ask is cut into shards as the conductor cuts it, and the shards are
 handed to simulated workers whose speed differs from one unit to the next. Two shares are printed: of the finished work,
-how much the strategy used, and of the workers' time, how much they were busy.
+how much the strategy used, and of the workers' time, how much they were busy. `clock` is how long it took, in the time
+of one scored example: a worker may also be busy with preparing.
 """
 
 import argparse
@@ -14,8 +15,9 @@ from collections.abc import Sequence
 from benchmarks.search.ours import World
 from benchmarks.search.synthetic import quadratic
 from optimizer.auto.asks import Ask, Score, Slope
-from optimizer.auto.shards import cut
+from optimizer.auto.shards import LEAST, LEAST_OF_GRADIENT, cut
 from optimizer.auto.strategy import search
+from optimizer.efe import DIFFERENTIATED, SCORED
 
 PREPARE = 2.0  # what a unit costs before its first example, in examples: filling the model, reading prompts
 SPREAD = 0.3  # of the logarithm of a unit's duration
@@ -55,11 +57,7 @@ def simulate(workers: int, budget: int, seed: int) -> dict[str, float]:
         except StopIteration:
             break
         scoring = [ask for ask in asks if isinstance(ask, Score | Slope)]
-        sizes = [
-            len(ids) * (3.0 if isinstance(ask, Slope) else 1.0)
-            for ask in scoring
-            for ids in cut(ask.ids, workers // max(1, len(scoring)))
-        ]
+        sizes = [size for ask in scoring for size in _sizes(ask, workers // max(1, len(scoring)))]
         if sizes:
             pool.round(sizes)
         answers = [world.answer(ask) for ask in asks]
@@ -70,7 +68,15 @@ def simulate(workers: int, budget: int, seed: int) -> dict[str, float]:
         "used": used / pool.finished,
         "busy": round(pool.busy_share, 3),
         "speed-up": round(pool.busy / pool.clock, 1),
+        "clock": round(pool.clock),
     }
+
+
+def _sizes(ask: Score | Slope, shards: int) -> list[float]:
+    """The work in each part of an ask, in scored examples."""
+    if isinstance(ask, Slope):
+        return [float(DIFFERENTIATED * len(ids)) for ids in cut(ask.ids, shards, LEAST_OF_GRADIENT)]
+    return [float(SCORED * len(ids)) for ids in cut(ask.ids, shards, LEAST)]
 
 
 def main() -> None:

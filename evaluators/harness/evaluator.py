@@ -17,12 +17,13 @@ from evaluators.harness.answers import filtered_results, hand_over, probe, read_
 from evaluators.harness.gen_options import is_sampled
 from evaluators.harness.items import Asked, Item
 from evaluators.harness.loading import load_tasks, question_of, training_of
-from evaluators.harness.losses import gold_pair, parts_of, reason_against
+from evaluators.harness.losses import gold_pair, parts_of, prompt_of, reason_against
 from evaluators.harness.reading import check_room, documents_of, gold_choices, never_shown
 from evaluators.harness.resident import ResidentLM
 from evaluators.harness.templates import chat_renderer, guard_templates
 from evaluators.lm import window_of
 from evaluators.lm.differentiable import DifferentiableLM
+from evaluators.lm.teacher import Distributions, keep, recalled
 from evaluators.lm_eval_tasks import LmEvalSpec
 from evaluators.meter import Meter
 from evaluators.modes import evaluating
@@ -64,6 +65,7 @@ class HarnessEvaluator:
         self._lm: ResidentLM | None = None
         self._differentiable: DifferentiableLM | None = None
         self._twins: dict[str, str | None] = {}
+        self._taught: dict[str, Distributions] = {}
         self._counts: dict[str, Counts] = {}
         self._items: dict[str, Item] = {}
         self._asked = load_tasks(spec, allow_code)
@@ -128,11 +130,35 @@ class HarnessEvaluator:
         items = list(pick(self._items, ids).values())
         counted = factors(ids, scales, self.twins())
         lm = self._resident(model)
+        parts = parts_of(items, lm, self._chat is not None, self._taught)
+        losses = self._differentiated(model, lm).backward(parts, counted, meter or Meter())
+        return [losses[name] for name in ids]
+
+    def recall(self, model: nn.Module, ids: Sequence[str], key: str) -> list[str]:
+        """See `Taught.recall`."""
+        lm, missing = self._resident(model), []
+        for name, item in pick(self._items, ids).items():
+            if item.asked.about.teacher is not None and name not in self._taught:
+                found = recalled(prompt_of(item, lm), key)
+                if found is None:
+                    missing.append(name)
+                else:
+                    self._taught[name] = found
+        return missing
+
+    def learn(self, model: nn.Module, ids: Sequence[str], key: str, meter: Meter | None = None) -> None:
+        """See `Taught.learn`."""
+        lm = self._resident(model)
+        prompts = {name: prompt_of(item, lm) for name, item in pick(self._items, ids).items()}
+        found = self._differentiated(model, lm).distributions(list(prompts.values()), meter or Meter())
+        for (name, prompt), said in zip(prompts.items(), found, strict=True):
+            keep(prompt, key, said)
+            self._taught[name] = said
+
+    def _differentiated(self, model: nn.Module, lm: ResidentLM) -> DifferentiableLM:
         if self._differentiable is None or self._differentiable.model is not model:
             self._differentiable = DifferentiableLM(model, lm.max_length, self._spec.batch_tokens)
-        parts = parts_of(items, lm, self._chat is not None)
-        losses = self._differentiable.backward(parts, counted, meter or Meter())
-        return [losses[name] for name in ids]
+        return self._differentiable
 
     def _outcomes(
         self,

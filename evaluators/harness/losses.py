@@ -1,13 +1,15 @@
 """The losses of lm-eval's tasks: which have one, and what it asks of the model."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from evaluators.harness.answers import ROLLING
 from evaluators.harness.items import Asked, Encoded, Item
 from evaluators.harness.reading import delimiter_of, gold_text
 from evaluators.harness.resident import ResidentLM
 from evaluators.lm import Continuation
-from evaluators.lm.differentiable import Part, among_choices, per_token, written
+from evaluators.lm.differentiable import Part, among_choices, like_teacher, per_token, written
+from evaluators.lm.requests import Tokens
+from evaluators.lm.teacher import Distributions
 from evaluators.protocol import EvaluatorError
 from evaluators.twins import turned_away
 
@@ -18,7 +20,7 @@ def reason_against(asked: Asked, items: Iterable[Item], chat: bool) -> str | Non
     """Why a task has no differentiable twin, None where it has."""
     about = asked.about
     reason = turned_away(about)
-    if reason is not None:
+    if reason is not None or about.teacher is not None:
         return reason
     if not about.higher_is_better and about.metric not in _FALLING:
         return f"`{about.name}` wants less of `{about.metric}`, which need not fall as its gold answer gets likelier"
@@ -38,10 +40,23 @@ def gold_pair(item: Item, chat: bool) -> tuple[str, str]:
     return str(item.instances[0].args[0]), delimiter_of(task, chat) + gold_text(task, item.document)
 
 
-def parts_of(items: Sequence[Item], lm: ResidentLM, chat: bool) -> list[Part]:
-    """What is asked of the model for the losses of these examples."""
-    _encode_golden([item for item in items if item.asked.kind == "generate_until"], lm, chat)
-    return [part for item in items for part in _parts(item)]
+def parts_of(items: Sequence[Item], lm: ResidentLM, chat: bool, taught: Mapping[str, Distributions]) -> list[Part]:
+    """What is asked of the model for the losses of these examples; `taught` is what teachers say, by example."""
+    own = [item for item in items if item.asked.about.teacher is None]
+    _encode_golden([item for item in own if item.asked.kind == "generate_until"], lm, chat)
+    parts = [part for item in own for part in _parts(item)]
+    for item in items:
+        if item.asked.about.teacher is not None:
+            name = item.example.id
+            if name not in taught:
+                raise EvaluatorError(f"what `{item.asked.about.teacher}` says on example `{name}` was never asked.")
+            parts.append(like_teacher(name, prompt_of(item, lm), taught[name]))
+    return parts
+
+
+def prompt_of(item: Item, lm: ResidentLM) -> Tokens:
+    """What is read before an answer."""
+    return tuple(lm.tok_encode(str(item.instances[0].args[0]))) or (lm.prefix_token_id,)
 
 
 def _parts(item: Item) -> list[Part]:

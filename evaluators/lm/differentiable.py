@@ -14,6 +14,7 @@ from evaluators.lm.forward import Forward, timed
 from evaluators.lm.likelihood import Questions, prepare
 from evaluators.lm.memory import backing_off, most_reads, token_budget
 from evaluators.lm.requests import Continuation, Tokens
+from evaluators.lm.teacher import Distributions, after_every_token, divergences, likeliest
 from evaluators.meter import Meter
 from evaluators.modes import evaluating
 from evaluators.protocol import EvaluatorError
@@ -30,12 +31,14 @@ _LEAST_TOKENS = 128
 class Part:
     """Requests that have to be answered in one pass, since `loss` compares them: an example's, or a part of them.
 
-    The example's loss is the sum over its parts.
+    The example's loss is the sum over its parts. With a `teacher`, `loss` is given how far the model is from it, in
+    nats, in place of log-likelihoods: the sum over the one request's places.
     """
 
     example: str
     requests: tuple[Continuation, ...]
     loss: Loss
+    teacher: Distributions | None = None
 
 
 def per_token(example: str, requests: Sequence[Continuation]) -> list[Part]:
@@ -78,6 +81,12 @@ def among_choices(
         return torch.logsumexp(scores, 0) - torch.logsumexp(scores[list(gold)], 0)
 
     return [Part(example, tuple(requests), loss)]
+
+
+def like_teacher(example: str, prompt: Tokens, teacher: Distributions) -> Part:
+    """KL(teacher || model) over the next token, the mean over the places of a prompt."""
+    places = len(teacher.tokens)
+    return Part(example, (after_every_token(prompt),), lambda values: values.sum() / places, teacher)
 
 
 @dataclass(frozen=True)
@@ -127,6 +136,24 @@ class DifferentiableLM:
                     chunk = chunk[len(done) :]
         return losses
 
+    @torch.no_grad()
+    def distributions(self, prompts: Sequence[Tokens], meter: Meter) -> list[Distributions]:
+        """What the model would say after every token of each prompt, as far as its window reaches."""
+        with meter.stage("forward"), evaluating(self.model):
+            limits, requests = self._limits(), [after_every_token(prompt) for prompt in prompts]
+            found: dict[int, Distributions] = {}
+            for questions in prepare(requests, limits.room, limits.crossover, limits.tokens, limits.reads):
+                here = questions.to(self._forward.device)
+                rows: dict[int, tuple[Tensor, Tensor]] = {}
+                for first, logits in self._forward.read(here.batch, here.places, meter, "forward"):
+                    inside = _inside(here, first, logits).nonzero().flatten()
+                    each = likeliest(logits[here.read[inside] - first])
+                    rows |= zip(inside.tolist(), zip(*(one.cpu() for one in each), strict=True), strict=True)
+                for request, places in _by_request(here).items():
+                    tokens, logs = zip(*(rows[place] for place in places), strict=True)
+                    found[request] = Distributions(torch.stack(tokens), torch.stack(logs))
+        return [found[request] for request in range(len(prompts))]
+
     def _losses(self, parts: list[Part], limits: _Limits, meter: Meter, share: float) -> tuple[Tensor, list[Part]]:
         """The losses of the first parts, float64, with what a backward pass needs; `share` says how many are tried.
 
@@ -134,20 +161,26 @@ class DifferentiableLM:
         """
         parts = parts[: max(1, int(share * len(parts)))]
         requests = [request for part in parts for request in part.requests]
+        teachers = [part.teacher for part in parts for _ in part.requests]
         with torch.enable_grad():
-            values = iter(self._loglikelihoods(requests, limits, meter).unbind())
+            values = iter(self._values(requests, teachers, limits, meter).unbind())
             own = [torch.stack([next(values) for _ in part.requests]) for part in parts]
             return torch.stack([part.loss(values) for part, values in zip(parts, own, strict=True)]), parts
 
-    def _loglikelihoods(self, requests: Sequence[Continuation], limits: _Limits, meter: Meter) -> Tensor:
-        """float64 [requests], summed over each continuation."""
+    def _values(
+        self, requests: Sequence[Continuation], teachers: Sequence[Distributions | None], limits: _Limits, meter: Meter
+    ) -> Tensor:
+        """float64 [requests]: log-likelihoods, or divergences from a teacher, summed over each continuation."""
         device = self._forward.device
         total = torch.zeros(len(requests), dtype=torch.float64, device=device)
         for questions in prepare(requests, limits.room, limits.crossover, limits.tokens, limits.reads):
             here = questions.to(device)
             for first, logits in self._forward.read(here.batch, here.places, meter, "forward"):
-                request, values = _predictions(here, first, logits)
+                request, values = _predictions(here, first, logits, teachers)
                 total = total.index_add(0, request, values)
+                if any(teachers):
+                    request, values = _departures(here, first, logits, teachers)
+                    total = total.index_add(0, request, values)
         return total
 
     @torch.no_grad()
@@ -165,13 +198,39 @@ def tokens_at_once(config: Any, device: torch.device, dtype: torch.dtype) -> int
     Few passes are better than many: each multiplies every gradient with every direction.
     """
     budget = token_budget(config, device, dtype)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    layers, hidden = getattr(text, "num_hidden_layers", 0) or 1, getattr(text, "hidden_size", 0) or 1
     if device.type == "cuda":
-        return max(_LEAST_TOKENS, budget // layers)
-    width = getattr(text, "intermediate_size", 0) or 4 * hidden
-    each = layers * (4 * width + 12 * hidden) * dtype.itemsize
-    return max(_LEAST_TOKENS, min(budget, _CPU_BYTES // each))
+        return max(_LEAST_TOKENS, budget // _about(config)[0])
+    return max(_LEAST_TOKENS, min(budget, _CPU_BYTES // _bytes_of_a_token(config, dtype)))
+
+
+def backward_bytes(config: Any, dtype: torch.dtype, batch_tokens: int | None = None, logits: bool = True) -> int:
+    """What a backward pass takes on a CPU beyond weights: activations of all layers, and `logits` with theirs.
+
+    An example that has more tokens than one pass should is not thought of.
+    """
+    tokens = tokens_at_once(config, torch.device("cpu"), dtype)
+    tokens = min(tokens, batch_tokens or tokens)
+    vocabulary = getattr(_text(config), "vocab_size", 0) if logits else 0
+    reads = min(tokens, most_reads(max(1, vocabulary), dtype))
+    kept = 2 * dtype.itemsize + 2 * torch.float32.itemsize  # logits, the same in float32, and the gradient of each
+    return tokens * _bytes_of_a_token(config, dtype) + reads * vocabulary * kept
+
+
+def _bytes_of_a_token(config: Any, dtype: torch.dtype) -> int:
+    """Its activations in all layers."""
+    layers, hidden, width = _about(config)
+    return layers * (4 * width + 12 * hidden) * dtype.itemsize
+
+
+def _about(config: Any) -> tuple[int, int, int]:
+    """Layers, hidden size and width of the MLP; something small where a config has other names."""
+    text = _text(config)
+    hidden = getattr(text, "hidden_size", 0) or 1
+    return getattr(text, "num_hidden_layers", 0) or 1, hidden, getattr(text, "intermediate_size", 0) or 4 * hidden
+
+
+def _text(config: Any) -> Any:
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def _chunks(parts: Sequence[Part], limits: _Limits) -> list[list[Part]]:
@@ -202,9 +261,46 @@ def _read(request: Continuation, limits: _Limits) -> Tokens:
     return (request.context + request.continuation)[-(limits.room + 1) : -1]
 
 
-def _predictions(questions: Questions, first: int, logits: Tensor) -> tuple[Tensor, Tensor]:
+def _inside(questions: Questions, first: int, logits: Tensor) -> Tensor:
+    """Which predictions a piece of logits is for, bool [predictions]."""
+    return (questions.read >= first) & (questions.read < first + len(logits))
+
+
+def _by_request(questions: Questions) -> dict[int, list[int]]:
+    """Every request's predictions in the order of its tokens."""
+    found: dict[int, list[int]] = {}
+    for place, request in enumerate(questions.request.tolist()):
+        found.setdefault(request, []).append(place)
+    return found
+
+
+def _predictions(
+    questions: Questions, first: int, logits: Tensor, teachers: Sequence[Distributions | None]
+) -> tuple[Tensor, Tensor]:
     """Which requests' tokens a piece of logits predicts, int64, and their log-probabilities, float64."""
-    inside = (questions.read >= first) & (questions.read < first + len(logits))
+    plain = torch.tensor([teacher is None for teacher in teachers], device=questions.request.device)
+    inside = _inside(questions, first, logits) & plain[questions.request]
     reads, targets = questions.read[inside] - first, questions.target[inside]
     scale = torch.logsumexp(logits.float(), dim=-1)
     return questions.request[inside], (logits[reads, targets].float() - scale[reads]).double()
+
+
+def _departures(
+    questions: Questions, first: int, logits: Tensor, teachers: Sequence[Distributions | None]
+) -> tuple[Tensor, Tensor]:
+    """Which requests with a teacher a piece of logits is for, int64, and how far it is from that, float64."""
+    inside = _inside(questions, first, logits).tolist()
+    tokens, logs, reads, asked = [], [], [], []
+    for request, places in _by_request(questions).items():
+        teacher = teachers[request]
+        for place, prediction in enumerate(places if teacher is not None else []):
+            if inside[prediction] and teacher is not None:
+                tokens.append(teacher.tokens[place])
+                logs.append(teacher.logs[place])
+                reads.append(prediction)
+                asked.append(request)
+    if not reads:
+        return questions.request[:0], logits.new_zeros(0, dtype=torch.float64)
+    chosen = questions.read[torch.tensor(reads, device=logits.device)] - first
+    values = divergences(torch.stack(tokens).to(logits.device), torch.stack(logs).to(logits.device), logits[chosen])
+    return torch.tensor(asked, device=logits.device), values

@@ -7,13 +7,15 @@ some positions only, and the same recipe would then give different bits on anoth
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from merging.methods.method import At
-from merging.pieces import pieces
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Average = Literal["count", "weights", "sum"]
+"""What the sum of those that agree is divided by: how many they are, their weights' sum, or nothing."""
 
 
 def present(base: Tensor | None) -> Tensor:
@@ -25,8 +27,18 @@ def present(base: Tensor | None) -> Tensor:
 
 def task_vectors(base: Tensor | None, tuned: Sequence[Tensor], at: At[Any]) -> list[Tensor]:  # noqa: ARG001
     """tau_i = theta_i - theta_0 in float32 (Task Arithmetic, arXiv 2212.04089, section 2)."""
-    origin = present(base).float()
+    return differences(present(base), tuned)
+
+
+def differences(base: Tensor, tuned: Sequence[Tensor]) -> list[Tensor]:
+    """Each minus the base, new tensors in float32."""
+    origin = base.float()
     return [expert.float() - origin for expert in tuned]
+
+
+def scaled(directions: list[Tensor], scale: float) -> list[Tensor]:
+    """The directions times a number, in place: the merged difference is then multiplied by it, by any method here."""
+    return directions if scale == 1 else [direction.mul_(scale) for direction in directions]
 
 
 def add_up(base: Tensor | None, directions: Sequence[Tensor], at: At[Any]) -> Tensor:
@@ -39,24 +51,53 @@ def add_up(base: Tensor | None, directions: Sequence[Tensor], at: At[Any]) -> Te
 
 
 def elect_and_average(base: Tensor | None, directions: Sequence[Tensor], at: At[Any]) -> Tensor:
-    """base + the mean of the weighted directions that agree with the elected sign.
+    """base + the mean of the weighted directions that agree with the elected sign (see `elected`).
+
+    Settings may have an `average`, and be `compat: mergekit` (see `merging.methods.sparse`).
+    """
+    average: Average = getattr(at.structure, "average", "count")
+    ties_are_positive = getattr(at.structure, "compat", "paper") == "mergekit"
+    merged = elected(directions, at.row, average, ties_are_positive=ties_are_positive)
+    return merged.add_(present(base).float())
+
+
+def elected(
+    directions: Sequence[Tensor], row: Sequence[float], average: Average = "count", *, ties_are_positive: bool = False
+) -> Tensor:
+    """The mean of the weighted directions that agree with the elected sign, a new tensor.
 
     TIES, arXiv 2306.01708, section 4, steps 2 and 3, with each weight inside the election: the elected sign
     is that of sum of w_i d_i, and the mean runs over the experts whose w_i d_i is not zero and has that sign.
-    With one weight lambda > 0 for all experts this is the paper's theta_0 + lambda tau_m. Where the weighted
-    sum is exactly zero no sign is elected and the base's entry stays.
+    With one weight lambda > 0 for all experts this is the paper's lambda tau_m. Where the weighted sum is exactly zero
+    no sign is elected and the entry is zero, or plus is with `ties_are_positive`. `average`: divide by how many
+    agree, by the sum of their weights, or not at all.
     """
-    weighted = [direction * weight for weight, direction in zip(at.row, directions, strict=True)]
-    total = weighted[0].clone()
-    for entry in weighted[1:]:
+    weighted = [direction * weight for weight, direction in zip(row, directions, strict=True)]
+    total = weighted[0] + weighted[1] if len(weighted) > 1 else weighted[0].clone()
+    for entry in weighted[2:]:
         total.add_(entry)
     sign = total.sign_()
-    merged, count = sign.new_zeros(sign.shape), sign.new_zeros(sign.shape)
-    for entry in weighted:
+    if ties_are_positive:
+        sign.add_(0.5).sign_()
+    merged = divisor = None
+    for weight, entry in zip(row, weighted, strict=True):
         entry.mul_(sign).clamp_(min=0)  # what agrees, as a magnitude; a NaN stays one
-        merged.add_(entry)
-        count.add_(entry.sign_())
-    return merged.mul_(sign).div_(count.clamp_(min=1)).add_(present(base).float())
+        agrees = entry.sign() if merged is None and average != "sum" else entry
+        merged = entry if merged is None else merged.add_(entry)
+        if average == "sum":
+            continue
+        if agrees is entry:
+            agrees.gt_(0)  # no longer needed itself, and faster than its sign
+        if average == "weights":
+            agrees.mul_(weight)
+        divisor = agrees if divisor is None else divisor.add_(agrees)
+    assert merged is not None, "there is at least one expert"
+    merged.mul_(sign)
+    if divisor is None:
+        return merged
+    if average == "weights":
+        return merged.div_(divisor.add_(divisor.clone().eq_(0)))  # none agree, or weights that cancel: by 1
+    return merged.div_(divisor.clamp_(min=1))
 
 
 def kept_count(density: float, size: int) -> int:
@@ -66,9 +107,9 @@ def kept_count(density: float, size: int) -> int:
 
 def kth_largest(magnitudes: Tensor, k: int) -> float:
     """The k-th largest entry, exactly; k from 1 to the number of entries."""
-    from merging.thresholds import histogram, kth_largest_of  # needs torch, which the table of methods must not
+    from merging.selection import kth_largest  # needs torch, which the table of methods must not
 
-    return kth_largest_of(k, histogram(pieces(magnitudes)), pieces(magnitudes))
+    return kth_largest([magnitudes], [k])[0]
 
 
 def top_mask(magnitudes: Tensor, k: int) -> Tensor:

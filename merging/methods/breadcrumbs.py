@@ -3,23 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from merging.frozen import Frozen
-from merging.methods.arithmetic import add_up, kept_count, task_vectors, top_mask
-from merging.methods.method import At, Method
+from merging.methods.arithmetic import add_up, elect_and_average, kept_count, present, scaled, task_vectors
+from merging.methods.magnitudes import Cut, cuts
+from merging.methods.method import At, Method, always
+from merging.methods.rows import kept_in_rows, row_length
+from merging.methods.searchable import Range
+from merging.methods.sparse import Elected, Shares, Sparse, one_per_expert
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Dropped = Annotated[float, Field(ge=0, lt=1)]
+Ends = tuple[Cut | None, Cut | None]
+"""Where the kept entries end, and where the dropped large ones do; None where nothing is dropped on that side."""
 
-class Breadcrumbs(Frozen):
+
+class Breadcrumbs(Sparse):
     """Settings of `breadcrumbs`."""
 
-    density: float = Field(default=0.9, gt=0, le=1, description="share that is kept of what gamma leaves")
-    gamma: float = Field(default=0.01, ge=0, lt=1, description="share of the largest entries that is dropped")
+    density: Annotated[Shares, Range(0.1, 1, log=True)] = Field(
+        default=0.9,
+        description="share that is kept of what gamma leaves, of all entries with `compat: mergekit`; "
+        "one number, or one per expert",
+    )
+    gamma: Annotated[Dropped | tuple[Dropped, ...], Range(1e-3, 0.1, log=True)] = Field(
+        default=0.01, description="share of the largest entries that is dropped; one number, or one per expert"
+    )
+    scope: Literal["tensor", "row"] = Field(
+        default="tensor", description="count in each tensor, or in each row as the authors' code does"
+    )
+
+
+class BreadcrumbsTies(Elected, Breadcrumbs):
+    """Settings of `breadcrumbs_ties`."""
+
+    as_mergekit: ClassVar = {"average": "sum"}
 
 
 def band(base: Tensor | None, tuned: Sequence[Tensor], at: At[Breadcrumbs]) -> list[Tensor]:
@@ -30,17 +52,53 @@ def band(base: Tensor | None, tuned: Sequence[Tensor], at: At[Breadcrumbs]) -> l
     their position, so that the counts are exact.
     """
     vectors = task_vectors(base, tuned, at)
-    for vector in vectors:
-        size = vector.numel()
-        if size == 0:
-            continue
-        top = min(round(at.structure.gamma * size), size - 1)
-        kept = kept_count(at.structure.density, size - top)
-        if kept == size:
-            continue
-        magnitudes = vector.abs()
-        vector.mul_(top_mask(magnitudes, top + kept).logical_xor_(top_mask(magnitudes, top)))
-    return vectors
+    settings = at.structure
+    ends = at.measured or measure(base, tuned, at)
+    if isinstance(ends, int):
+        shares = zip(vectors, at.each(settings.density), at.each(settings.gamma), strict=True)
+        kept = [kept_in_rows(vector, ends, density, gamma) for vector, density, gamma in shares]
+    else:
+        kept = [_between(vector, end, at.start) for vector, end in zip(vectors, ends, strict=True)]
+    return scaled(kept, settings.scale)
+
+
+def _between(vector: Tensor, ends: Ends, start: int) -> Tensor:
+    bottom, top = ends
+    kept = vector if bottom is None else bottom.kept(vector, start)
+    return kept if top is None else kept.sub_(top.kept(vector, start))
+
+
+def measure(base: Tensor | None, tuned: Sequence[Tensor], at: At[Breadcrumbs]) -> list[Ends] | int:
+    """Where each task vector's kept entries, and its dropped large ones, end; the length of a row where rows differ."""
+    settings = at.structure
+    if settings.scope == "row":
+        return row_length(settings, tuned[0].shape)
+    shares = zip(tuned, at.each(settings.density), at.each(settings.gamma), strict=True)
+    return [
+        _ends(present(base), expert, *_ranks(expert.numel(), density, gamma, settings))
+        for expert, density, gamma in shares
+    ]
+
+
+def _ranks(size: int, density: float, gamma: float, settings: Breadcrumbs) -> tuple[int, int]:
+    """How many are kept or dropped from the top, and how many of them are dropped."""
+    if size == 0:
+        return 0, 0
+    if settings.compat == "mergekit":
+        if density == 1:
+            return size, 0
+        kept = max(1, int(density * size))
+        top = min(int(gamma * size), size - kept)
+    else:
+        top = min(round(gamma * size), size - 1)
+        kept = kept_count(density, size - top)
+    return top + kept, top
+
+
+def _ends(base: Tensor, expert: Tensor, bottom: int, top: int) -> Ends:
+    ranks = [rank for rank in (bottom, top) if 0 < rank < expert.numel()]
+    found = iter(cuts(base, expert, ranks, exactly=True) if ranks else [])
+    return (next(found) if bottom in ranks else None, next(found) if top in ranks else None)
 
 
 BREADCRUMBS = Method(
@@ -53,4 +111,24 @@ BREADCRUMBS = Method(
     directions=band,
     combine=add_up,
     keeps_directions=True,
+    sliced=always,
+    measure=measure,
+    unit=lambda structure, shape: row_length(structure, shape) if structure.scope == "row" else 1,
+    row_error=one_per_expert,
+)
+
+BREADCRUMBS_TIES = Method(
+    name="breadcrumbs_ties",
+    summary="Drop the largest and smallest entries of each task vector, then elect signs and average as in TIES.",
+    paper="Model Breadcrumbs, arXiv 2312.06795; TIES-Merging, arXiv 2306.01708",
+    needs_base=True,
+    linear=False,
+    structure=BreadcrumbsTies,
+    directions=band,
+    combine=elect_and_average,
+    keeps_directions=True,
+    sliced=always,
+    measure=measure,
+    unit=lambda structure, shape: row_length(structure, shape) if structure.scope == "row" else 1,
+    row_error=one_per_expert,
 )

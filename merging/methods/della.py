@@ -1,73 +1,168 @@
-"""Drop entries at random, the smaller of a row more often, then elect and average."""
+"""Drop entries at random, the smaller of a row more often, then elect and average or add up."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
-from merging.frozen import Frozen
-from merging.methods.arithmetic import elect_and_average, task_vectors
-from merging.methods.method import At, Method
-from merging.pieces import CHUNK
+from merging.methods.arithmetic import add_up, elect_and_average, task_vectors
+from merging.methods.draws import STEPS, draws
+from merging.methods.method import At, Method, always
+from merging.methods.norm_match import norm_matches
+from merging.methods.rows import row_length
+from merging.methods.searchable import Range
+from merging.methods.sparse import Elected, Rescaled, Shares, Sparse, one_per_expert
+from merging.pieces import CHUNK, pieces
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Window = Annotated[float, Field(ge=0, lt=1)]
+_BLOCK = 1 << 18  # entries that are ranked together, whole rows
+_SIGNIFICANT = 6  # bits of a magnitude that ranks look at, the leading one included
+_OCTAVES = 16  # powers of two below the largest of a row that ranks tell apart
+_BINS = _OCTAVES << (_SIGNIFICANT - 1)
+_MOST_BINS = 1 << 20  # of all rows that are ranked together: rows may be short
 
-class Della(Frozen):
-    """Settings of `della`. The defaults are the authors' example: drop rate 0.3, window 0.14."""
 
-    density: float = Field(default=0.7, gt=0, le=1, description="mean chance of an entry to be kept")
-    epsilon: float = Field(default=0.14, ge=0, lt=1, description="chance of a row's largest entry less its smallest's")
+class DellaLinear(Rescaled, Sparse):
+    """Settings of `della_linear`. The defaults are the authors' example: drop rate 0.3, window 0.14."""
+
+    density: Annotated[Shares, Range(0.1, 0.9, log=True)] = Field(
+        default=0.7, description="mean chance of an entry to be kept; one number, or one per expert"
+    )
+    epsilon: Annotated[Window | tuple[Window, ...], Range(0.0, 0.18)] = Field(
+        default=0.14,
+        description="chance of a row's largest entry less its smallest's, half of that with `compat: mergekit`; "
+        "one number, or one per expert",
+    )
+    as_mergekit: ClassVar = {"rescale": "norm"}
+
+    def windows(self, experts: int) -> list[tuple[float, float]]:
+        """For each expert the chance of a row's smallest entry, and how much larger that of its largest is."""
+        densities, widths = (
+            value if isinstance(value, tuple) else (value,) * experts for value in (self.density, self.epsilon)
+        )
+        factor = 2 if self.compat == "mergekit" else 1
+        return [
+            # what is kept anyway has no window, for mergekit
+            (1.0, 0.0) if factor == 2 and density == 1 else (density - factor * width / 2, factor * width)
+            for density, width in zip(densities, widths, strict=False)
+        ]
 
     @model_validator(mode="after")
-    def _chances_stay_chances(self) -> Della:
-        low, high = self.density - self.epsilon / 2, self.density + self.epsilon / 2
-        # one part in a billion of slack, for 0.9 + 0.2 / 2
-        if low <= 0 or high > 1 + 1e-9:
-            widest = 2 * min(self.density, 1 - self.density)
-            raise ValueError(
-                f"density -/+ epsilon/2 must be above 0 and at most 1, but is {low:g} to {high:g}; "
-                f"at density {self.density:g} epsilon can be at most {widest:g}"
-            )
+    def _chances_stay_chances(self) -> DellaLinear:
+        longest = max(len(value) if isinstance(value, tuple) else 1 for value in (self.density, self.epsilon))
+        for low, width in self.windows(longest):
+            # one part in a billion of slack, for 0.9 + 0.2 / 2
+            if low <= 0 or low + width > 1 + 1e-9:
+                density = low + width / 2
+                rule, widest = "density -/+ epsilon/2", 2 * min(density, 1 - density)
+                if self.compat == "mergekit":
+                    rule, widest = "density -/+ epsilon", widest / 2
+                raise ValueError(
+                    f"{rule} must be above 0 and at most 1, but is {low:g} to {low + width:g}; "
+                    f"at density {density:g} epsilon can be at most {widest:g}"
+                )
         return self
 
 
-def sampled(base: Tensor | None, tuned: Sequence[Tensor], at: At[Della]) -> list[Tensor]:
+class Della(Elected, DellaLinear):
+    """Settings of `della`."""
+
+    as_mergekit: ClassVar = {"rescale": "norm", "average": "weights"}
+
+
+def sampled(base: Tensor | None, tuned: Sequence[Tensor], at: At[DellaLinear]) -> list[Tensor]:
     """m * tau / p with m ~ Bernoulli(p), p rising with |tau|'s rank in its row (arXiv 2406.11617, section 3).
 
     The chance to be kept rises linearly from density - epsilon/2 for a row's smallest entry to density +
     epsilon/2 for its largest, so that its mean is the density: epsilon is the whole window, the authors'
-    `window_size` (the `epsilon` of mergekit and of the authors' own configs is half of it). Equal magnitudes
-    are ranked by position. A row is the first index of a matrix; a tensor of one dimension is one row.
-    Dividing by p leaves the mean over masks at tau.
+    `window_size` (the `epsilon` of mergekit and of the authors' own configs is half of it). A row is the first index
+    of a matrix; a tensor of one dimension is one row. Dividing by p leaves the mean over masks at tau.
+
+    Ranks are counted, not sorted: magnitudes are compared by their first 6 significant bits, those equal in them share
+    their mean rank, and so do all below 2^-16 of the row's largest. In a row of normal numbers that moves a rank by
+    about 1 % of the row at most, and a chance by 0.01 epsilon; the mean of the chances stays the density.
+    Chances are rounded to one part in 2^16, and what is kept is divided by the rounded one.
     """
     vectors = task_vectors(base, tuned, at)
-    for position, vector in enumerate(vectors):
+    seen = at.measured or measure(base, tuned, at)
+    settings = at.structure
+    for expert, vector in enumerate(vectors):
         if vector.numel() == 0:
             continue
-        generator = at.generator(position)
-        rows = vector.view(vector.shape[0], -1) if vector.ndim > 1 else vector.view(1, -1)
-        height = max(1, CHUNK // rows.shape[1])
-        for top in range(0, rows.shape[0], height):
-            block = rows[top : top + height]
-            chances = _chances(block.abs(), at.structure)
-            draw = block.new_empty(block.shape).uniform_(generator=generator)
-            block.mul_(draw < chances).div_(chances)
+        flat = vector.view(-1)
+        mask = _masked(flat.abs(), at, expert, seen.length, rescale=settings.rescale == "inverse")
+        factor = settings.scale * (seen.factors[expert] if seen.factors else 1.0)
+        if settings.rescale == "inverse":
+            factor *= STEPS
+        flat.mul_(mask if factor == 1 else mask.mul_(factor))
     return vectors
 
 
-def _chances(magnitudes: Tensor, structure: Della) -> Tensor:
-    """The chance of each entry to be kept, by its rank in its row."""
-    length = magnitudes.shape[1]
-    if length == 1:
-        return magnitudes.new_full(magnitudes.shape, structure.density)
-    order = magnitudes.argsort(stable=True, dim=1)
-    ramp = magnitudes.new_ones(length).cumsum(0).sub_(1).mul_(structure.epsilon / (length - 1))
-    ramp.add_(structure.density - structure.epsilon / 2)
-    return magnitudes.new_empty(magnitudes.shape).scatter_(1, order, ramp.expand_as(magnitudes))
+@dataclass(frozen=True)
+class Seen:
+    """What slices must know of a tensor: how long its rows are, and what brings back the sums of its magnitudes."""
+
+    length: int
+    factors: tuple[float, ...] = ()
+
+
+def measure(base: Tensor | None, tuned: Sequence[Tensor], at: At[DellaLinear]) -> Seen:
+    length = row_length(at.structure, tuned[0].shape)
+    if at.structure.rescale != "norm" or tuned[0].numel() == 0:
+        return Seen(length)
+
+    def masked(expert: int, magnitudes: Tensor, here: At[DellaLinear]) -> Tensor:
+        return magnitudes * _masked(magnitudes.clone(), here, expert, length, rescale=False)
+
+    whole_rows = max(1, CHUNK // length) * length
+    return Seen(length, tuple(norm_matches(base, tuned, at, masked, whole_rows)))
+
+
+def _masked(magnitudes: Tensor, at: At[DellaLinear], expert: int, length: int, *, rescale: bool) -> Tensor:
+    """What entries of whole rows are multiplied by: 1, or with `rescale` 1/(p * STEPS), where kept, and 0 elsewhere.
+
+    Overwrites the magnitudes.
+    """
+    low, width = at.structure.windows(len(at.experts))[expert]
+    height = max(1, min(_BLOCK // length, _MOST_BINS // _BINS))
+    kept = draws(at, expert, magnitudes.numel()).to(magnitudes.device)
+    for block, rows in zip(pieces(kept, height * length), pieces(magnitudes, height * length), strict=True):
+        chances = _chances(rows.view(-1, length), low * STEPS, width * STEPS).view(-1)
+        block.lt_(chances)
+        if rescale:
+            block.div_(chances)
+    return kept
+
+
+def _chances(magnitudes: Tensor, low: float, width: float) -> Tensor:
+    """From `low` for the smallest entry of a row to `low + width` for its largest, by rank; overwrites the magnitudes.
+
+    Rounded to whole numbers, which is what draws can be told apart by.
+    """
+    import torch
+
+    height, length = magnitudes.shape
+    if length == 1 or width == 0:
+        return magnitudes.fill_(max(1, round(low + width / 2)))
+    bins = magnitudes.view(torch.int32)
+    bins >>= 24 - _SIGNIFICANT
+    lowest = bins.amax(1, keepdim=True).sub_(_BINS - 1)
+    torch.maximum(bins, lowest, out=bins)
+    first = torch.arange(0, height * _BINS, _BINS, dtype=torch.int32, device=bins.device).unsqueeze(1)
+    flat = bins.add_(first - lowest).view(-1)
+    counts = torch.bincount(flat, minlength=height * _BINS).view(height, _BINS)
+    # the mean of each bin's ranks, which count from 0, is half a bin and a half below the end of the bin
+    step = width / (length - 1)
+    table = counts.cumsum(1).float().sub_(counts.float().mul_(0.5)).mul_(step).add_(low - step / 2).round_()
+    if low < 1:
+        table.clamp_(min=1)
+    return table.view(-1).index_select(0, flat).view(height, length)
 
 
 DELLA = Method(
@@ -80,4 +175,24 @@ DELLA = Method(
     directions=sampled,
     combine=elect_and_average,
     keeps_directions=True,
+    sliced=always,
+    measure=measure,
+    unit=row_length,
+    row_error=one_per_expert,
+)
+
+DELLA_LINEAR = Method(
+    name="della_linear",
+    summary="Drop entries at random by their rank in each row, rescale the rest, add the weighted sum to the base.",
+    paper="DELLA-Merging, arXiv 2406.11617",
+    needs_base=True,
+    linear=True,
+    structure=DellaLinear,
+    directions=sampled,
+    combine=add_up,
+    keeps_directions=True,
+    sliced=always,
+    measure=measure,
+    unit=row_length,
+    row_error=one_per_expert,
 )

@@ -28,30 +28,20 @@ def isotropic(base: Tensor | None, directions: Sequence[Tensor], at: At[NoStruct
 def flattened(matrix: Tensor) -> Tensor:
     """sigma U V^T of a matrix U S V^T, with sigma the mean of its singular values; float32 `[out, in]`.
 
-    U V^T = A (A^T A)^(-1/2) comes from the eigenvectors of the Gram matrix of the smaller side, in float64: it takes as
-    long as the singular value decomposition does in float32, and is as exact as that is in float64. What float64 cannot
-    tell from zero, singular values below about 1e-8 sqrt(n) of the largest, is no direction and is neither flattened
-    nor counted: so a matrix of low rank has a result of its own, where the decomposition would choose directions at
-    will. Zero stays zero, and entries that are not finite give NaN.
+    Directions that float64 cannot tell from zero are neither flattened nor counted, so that a matrix of low rank has a
+    result of its own (see `merging.methods.spectra`). It takes as long as the singular value decomposition does in
+    float32, and is as exact as that is in float64. Zero stays zero, and entries that are not finite give NaN.
     """
     import torch
 
-    if matrix.shape[0] < matrix.shape[1]:
-        return flattened(matrix.T).T.contiguous()
-    tall = matrix.double()
-    gram = tall.T @ tall
-    if not bool(gram.isfinite().all()):
+    from merging.methods.spectra import singular
+
+    if not bool(matrix.isfinite().all()):
         return torch.full_like(matrix, torch.nan)  # the decomposition would refuse it without naming the tensor
-    if gram.numel() == 0:
-        return matrix.clone()
-    values, vectors = torch.linalg.eigh(gram)
-    noise = values[-1] * torch.finfo(torch.float64).eps * len(values)
-    real = values > noise
-    if not bool(real.any()):
+    left, strengths, right = singular(matrix.double())
+    if not len(strengths):
         return torch.zeros_like(matrix)
-    strengths, basis = values[real].sqrt(), vectors[:, real]
-    polar: Tensor = (tall @ basis).div_(strengths) @ basis.T
-    return polar.mul_(strengths.mean()).to(matrix.dtype)
+    return (left @ right.T).mul_(strengths.mean()).to(matrix.dtype).contiguous()
 
 
 ISO_C = Method(

@@ -29,7 +29,8 @@ class At(Generic[S]):
 
     `experts` are the recipe's names, in its order. `survey` is what the method found out about the whole models
     (`Method.survey`), None for methods that look at one tensor at a time. `depth` is the place of the tensor's layer,
-    from 0 for the first to 1 for the last; None outside of the layers.
+    from 0 for the first to 1 for the last; None outside of the layers. Where a method is called on a slice of the
+    flattened tensor, `start` is the slice's first entry and `measured` what `Method.measure` found in all of it.
     """
 
     tensor: str
@@ -39,6 +40,8 @@ class At(Generic[S]):
     seed: int = 0
     survey: Any = None
     depth: float | None = None
+    start: int = 0
+    measured: Any = None
 
     def each(self, setting: float | Sequence[float]) -> tuple[float, ...]:
         """A setting for each expert: one number stands for all."""
@@ -78,6 +81,15 @@ def no_survey(whole: WholeModel, structure: Any) -> None:
     """For methods that look at one tensor at a time."""
 
 
+def no_measure(base: Tensor | None, tuned: Sequence[Tensor], at: At[Any]) -> Any:
+    """For methods that need not see a tensor before they treat it."""
+
+
+def one_entry(structure: Any, shape: Sequence[int]) -> int:  # noqa: ARG001
+    """For methods whose slices may begin and end anywhere."""
+    return 1
+
+
 def any_row(row: tuple[float, ...], structure: Any) -> str | None:  # noqa: ARG001
     """For methods to which every row of finite numbers is as good."""
     return None
@@ -94,6 +106,10 @@ class Method:
 
     `linear`: `combine` is base + sum of coefficient times direction, in the order of the experts.
     `elementwise(structure)`: `directions` may be called on any slice of the flattened tensors.
+    `sliced(structure)`: it may be called on any slice that `at.start` places, with `at.measured` from
+    `measure(base, tuned, at)` of the whole tensor, and gives the same bits; see `measured_at`. `directions` of whole
+    tensors need neither, and `combine` only where a method says so.
+    `unit(structure, shape)`: such slices begin and end at multiples of so many entries, where a method looks at rows.
     `combines_slices`: `combine` may, with the same slice of every direction.
     `keeps_directions`: making directions takes much longer than reading them, so a search keeps them between trials.
     `survey(whole, structure)`: what the method must know about the whole models, once for a structure; it becomes
@@ -116,6 +132,9 @@ class Method:
     max_experts: int | None = None
     min_models: int = 1
     elementwise: Callable[[Any], bool] = never
+    sliced: Callable[[Any], bool] = never
+    measure: Callable[[Tensor | None, Sequence[Tensor], At[Any]], Any] = no_measure
+    unit: Callable[[Any, Sequence[int]], int] = one_entry
     combines_slices: bool = True
     keeps_directions: bool = False
     survey: Callable[[WholeModel, Any], Any] = no_survey
@@ -124,6 +143,8 @@ class Method:
 
     def merge(self, base: Tensor | None, tuned: Sequence[Tensor], at: At[Any]) -> Tensor:
         """The merged tensor, float32, from tensors as they are stored (any float dtype, one shape)."""
+        if at.measured is None:
+            at = self.measured_at(base, tuned, at)
         origin = None if base is None else base.float()
         directions = self.directions(origin, tuned, at)
         return self.combine(origin, directions, self.settled(directions, at))
@@ -134,4 +155,12 @@ class Method:
             return at
         from merging.methods.gram import gram  # needs torch, which the table of methods must not
 
-        return replace(at, row=tuple(self.law(gram(directions), at)))
+        return self.ruled(gram(directions), at)
+
+    def ruled(self, gram: Gram, at: At[Any]) -> At[Any]:
+        """The place with the law's row, from the inner products of the directions over the whole tensor."""
+        return at if self.law is None else replace(at, row=tuple(self.law(gram, at)))
+
+    def measured_at(self, base: Tensor | None, tuned: Sequence[Tensor], at: At[Any]) -> At[Any]:
+        """The place with what slices of these whole tensors must know of them; tensors as they are stored."""
+        return replace(at, measured=self.measure(base, tuned, at))

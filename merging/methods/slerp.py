@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from merging.methods.method import At, Method, NoStructure
-from merging.pieces import pieces
+from merging.methods.arithmetic import task_vectors
+from merging.methods.method import At, Gram, Method, NoStructure, always
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,56 +15,39 @@ if TYPE_CHECKING:
 _COLINEAR = 1e-7  # below this sine the arc is a line in float32, and at pi there is no shortest one
 
 
-def ends(base: Tensor | None, tuned: Sequence[Tensor], at: At[NoStructure]) -> list[Tensor]:  # noqa: ARG001
+def ends(base: Tensor | None, tuned: Sequence[Tensor], at: At[NoStructure]) -> list[Tensor]:
     """What the arc runs between: base and expert, two experts, or two task vectors if there is a base too."""
     if base is None:
         return [expert.float() for expert in tuned]
     if len(tuned) == 1:
         return [base.float(), tuned[0].float()]
-    return [expert.float() - base.float() for expert in tuned]
+    return task_vectors(base, tuned, at)
 
 
-def arc(base: Tensor | None, directions: Sequence[Tensor], at: At[NoStructure]) -> Tensor:
-    """[sin((1-t)w) v0 + sin(t w) v1] / sin(w), w the angle between v0 and v1 (Shoemake 1985, section 3.3).
+def shares(gram: Gram, at: At[NoStructure]) -> Sequence[float]:
+    """sin((1-t)w) / sin(w) and sin(t w) / sin(w), w the angle between the ends (Shoemake 1985, section 3.3).
 
-    Two task vectors are added to the base again. Colinear ends are interpolated along their line, opposite
-    ends too.
+    The arc cosine loses digits at the small angles that fine-tuned models have, but the shares do not need them: they
+    are smooth in the square of the angle, which inner products in float64 know to 1e-16. Ends that are colinear,
+    opposite or zero are interpolated along their line.
     """
     (t,) = at.row
-    first, second = _shares(_angle(directions[0], directions[1]), t)
-    merged = directions[0] * first
-    merged.add_(directions[1] * second)
-    if base is not None and len(at.experts) == 2:
-        merged.add_(base.float())
-    return merged
-
-
-def _shares(angle: float, t: float) -> tuple[float, float]:
+    lengths = math.sqrt(gram[0][0]) * math.sqrt(gram[1][1])
+    angle = math.acos(max(-1.0, min(1.0, gram[0][1] / lengths))) if lengths else 0.0  # rounding may leave the cosines
     sine = math.sin(angle)
     if sine < _COLINEAR:
         return 1 - t, t
     return math.sin((1 - t) * angle) / sine, math.sin(t * angle) / sine
 
 
-def _angle(v0: Tensor, v1: Tensor) -> float:
-    """The angle as 2 atan2(|u0 - u1|, |u0 + u1|) of the unit vectors (Kahan), in float64.
-
-    The arc cosine loses all digits at the small angles that fine-tuned models have. Zero vectors count as
-    colinear.
-    """
-    norms = [math.sqrt(sum(part.square().sum().item() for part in _parts(v))) for v in (v0, v1)]
-    if 0.0 in norms:
-        return 0.0
-    apart = together = 0.0
-    for part0, part1 in zip(_parts(v0), _parts(v1), strict=True):
-        unit0, unit1 = part0 / norms[0], part1 / norms[1]
-        apart += (unit0 - unit1).square().sum().item()
-        together += (unit0 + unit1).square().sum().item()
-    return 2 * math.atan2(math.sqrt(apart), math.sqrt(together))
-
-
-def _parts(vector: Tensor) -> Iterator[Tensor]:
-    return (part.double() for part in pieces(vector))
+def arc(base: Tensor | None, directions: Sequence[Tensor], at: At[NoStructure]) -> Tensor:
+    """The sum of the ends by their shares. Two task vectors are added to the base again."""
+    first, second = at.row
+    merged = directions[0] * first
+    merged.add_(directions[1] * second)
+    if base is not None and len(at.experts) == 2:
+        merged.add_(base.float())
+    return merged
 
 
 SLERP = Method(
@@ -77,7 +60,8 @@ SLERP = Method(
     directions=ends,
     combine=arc,
     coefficients=lambda experts: ("t",),  # noqa: ARG005 - one number, however many experts
-    combines_slices=False,
     max_experts=2,
     min_models=2,
+    elementwise=always,
+    law=shares,
 )

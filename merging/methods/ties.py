@@ -3,51 +3,82 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from merging.frozen import Frozen
-from merging.methods.arithmetic import elect_and_average, kept_count, kth_largest, task_vectors
-from merging.methods.method import At, Method
+from merging.methods.arithmetic import elect_and_average, kept_count, present, scaled, task_vectors
+from merging.methods.magnitudes import Cut, cuts, whole_model_ends
+from merging.methods.method import At, Method, always
+from merging.methods.rows import kept_in_rows, row_length
+from merging.methods.searchable import Range
+from merging.methods.sparse import Elected, Shares, Sparse, one_per_expert
 from merging.methods.whole_model import WholeModel
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Ties(Frozen):
-    """Settings of `ties`."""
+class Trimmed(Sparse):
+    """What methods that keep the largest entries can be told."""
 
-    density: float = Field(default=0.2, gt=0, le=1, description="share of each task vector that is kept")
-    scope: Literal["model", "tensor"] = Field(
-        default="model", description="keep the largest of the whole model, as in the paper, or of each tensor"
+    density: Annotated[Shares, Range(0.02, 1, log=True)] = Field(
+        default=0.2, description="share of each task vector that is kept; one number, or one per expert"
+    )
+    scope: Literal["model", "tensor", "row"] = Field(
+        default="model",
+        description="keep the largest of the whole model, as in the paper, of each tensor, or of each row",
     )
 
 
-def trimmed(base: Tensor | None, tuned: Sequence[Tensor], at: At[Ties]) -> list[Tensor]:
+class Ties(Elected, Trimmed):
+    """Settings of `ties`."""
+
+    as_mergekit: ClassVar = {"scope": "tensor", "average": "weights"}
+
+
+def trimmed(base: Tensor | None, tuned: Sequence[Tensor], at: At[Any]) -> list[Tensor]:
     """Each task vector with its smaller entries set to zero (arXiv 2306.01708, section 4, step 1).
 
-    Entries as large as the smallest kept one are all kept.
+    Entries as large as the smallest kept one are all kept; as mergekit does it, those that come first.
     """
     vectors = task_vectors(base, tuned, at)
-    if at.structure.density == 1:
-        return vectors
-    for position, vector in enumerate(vectors):
-        magnitudes = vector.abs()
-        if at.survey is not None:
-            kept = magnitudes >= at.survey[position]
-        else:
-            kept = magnitudes >= kth_largest(magnitudes, kept_count(at.structure.density, magnitudes.numel()))
-        vector.mul_(kept)
-    return vectors
+    ends = at.measured or measure(base, tuned, at)
+    if isinstance(ends, int):
+        shares = zip(vectors, at.each(at.structure.density), strict=True)
+        kept = [kept_in_rows(vector, ends, density) for vector, density in shares]
+    else:
+        kept = [
+            vector if end is None else end.kept(vector, at.start) for vector, end in zip(vectors, ends, strict=True)
+        ]
+    return scaled(kept, at.structure.scale)
 
 
-def thresholds(whole: WholeModel, structure: Ties) -> tuple[float, ...] | None:
+def measure(base: Tensor | None, tuned: Sequence[Tensor], at: At[Any]) -> list[Cut | None] | int:
+    """Where each task vector's kept entries end; the length of a row where every row has an end of its own."""
+    settings = at.structure
+    if settings.scope == "row":
+        return row_length(settings, tuned[0].shape)
+    if at.survey is not None:
+        return [None if value is None else Cut(value) for value in at.survey]
+    ends: list[Cut | None] = []
+    for expert, density in zip(tuned, at.each(settings.density), strict=True):
+        size = expert.numel()
+        if density == 1 or size == 0:
+            ends.append(None)
+            continue
+        exactly = settings.compat == "mergekit"
+        rank = max(1, int(density * size)) if exactly else kept_count(density, size)
+        ends += cuts(present(base), expert, [rank], exactly=exactly)
+    return ends
+
+
+def thresholds(whole: WholeModel, structure: Trimmed) -> tuple[float | None, ...] | None:
     """The smallest magnitude that each task vector keeps: the paper trims the whole model as one vector."""
-    if structure.scope == "tensor" or structure.density == 1:
+    if structure.scope != "model":
         return None
-    return tuple(whole.threshold(expert, structure.density) for expert in range(whole.experts))
+    density = structure.density
+    return whole_model_ends(whole, density if isinstance(density, tuple) else (density,) * whole.experts)
 
 
 TIES = Method(
@@ -60,6 +91,10 @@ TIES = Method(
     directions=trimmed,
     combine=elect_and_average,
     keeps_directions=True,
-    elementwise=lambda structure: structure.scope == "model" or structure.density == 1,
+    elementwise=lambda structure: structure.scope == "model",
+    sliced=always,
+    measure=measure,
+    unit=lambda structure, shape: row_length(structure, shape) if structure.scope == "row" else 1,
     survey=thresholds,
+    row_error=one_per_expert,
 )

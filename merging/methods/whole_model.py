@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+R = TypeVar("R")
 
 
 class WholeModel(Protocol):
@@ -21,6 +23,9 @@ class WholeModel(Protocol):
 
     def pieces(self) -> Iterator[tuple[Tensor | None, list[Tensor]]]:
         """The same piece of the base (None where there is none) and of each expert, as stored; one full reading."""
+
+    def each(self, look: Callable[[Iterator[tuple[Tensor | None, list[Tensor]]]], R]) -> list[R]:
+        """What `look` makes of the pieces of each tensor, in order; several at a time where torch may use threads."""
 
     def threshold(self, expert: int, density: float) -> float:
         """The smallest magnitude that an expert's task vector keeps where `density` of the whole of it is kept.

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluators.protocol import Outcome, Split
+from optimizer.efe import DIFFERENTIATED, SCORED
 from optimizer.virtual import Virtual as Kind
 
 Array = NDArray[np.float64]
@@ -48,12 +49,18 @@ class Score:
 class Slope:
     """The gradient, at a point, of the sum over tasks of `scales[task]` times the task's mean loss on these examples.
 
-    The answer is `Sloped`.
+    `taught` of them have a teacher that is asked for the first time, which is charged. The answer is `Sloped`.
     """
 
     point: Array
     ids: tuple[str, ...]
     scales: Mapping[str, float]
+    taught: int = 0
+
+    @property
+    def price(self) -> int:
+        """In EFE."""
+        return DIFFERENTIATED * len(self.ids) + SCORED * self.taught
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +82,6 @@ class Close:
     value: float | None
     standard_error: float | None
     examples: int
-    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

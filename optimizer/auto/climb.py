@@ -11,9 +11,10 @@ from optimizer.engines.seeds import seed_for
 from search_spaces.nested import Stage
 
 BATCH = 64  # examples that every member of a generation is scored on, fresh ones for each
-ROUND = 6  # generations between two looks at whether they help
-LOOK = 128  # examples of a look
-ROUNDS = 6
+LOOK = 128  # examples of a look at whether a round of generations helped
+ROUND = 6
+ROUNDS = ((ROUND, 1),) * 6  # every round's generations, and what batch and look are divided by
+WIDE = ((2, 2), (4, 1), *ROUNDS[1:])  # far from an answer, few generations on few examples bring a better one
 SIGMA_FIRST, SIGMA_REFINED = 0.15, 0.04
 EXAMPLES_PER_DIMENSION = 30  # fewer distinct examples would be fitted, not learned from
 
@@ -28,52 +29,52 @@ def climb(state: State, leader: Candidate, parts: Parts, refined: bool) -> Askin
     stages = frame.stages if parts.growth else frame.stages[-1:]
     allowed = [stage for stage in stages if stage.dimensions * EXAMPLES_PER_DIMENSION <= unique] or [stages[0]]
     for position, stage in enumerate(allowed):
-        sigma = SIGMA_REFINED if refined or position > 0 else SIGMA_FIRST
-        leader = yield from _climb_in(state, leader, stage, sigma, parts)
+        wide = not refined and position == 0
+        leader = yield from _climb_in(state, leader, stage, wide, parts)
     return leader
 
 
-def _climb_in(state: State, leader: Candidate, stage: Stage, sigma: float, parts: Parts) -> Asking:
-    frame = state.frame
+def _climb_in(state: State, leader: Candidate, stage: Stage, wide: bool, parts: Parts) -> Asking:
+    frame, members = state.frame, population(stage.dimensions)
     evolution = Evolution(
         leader.place,
         stage.basis,
         frame.low,
         frame.high,
-        sigma=sigma,
-        members=population(stage.dimensions),
+        sigma=SIGMA_FIRST if wide else SIGMA_REFINED,
+        members=members,
         seed=seed_for(state.problem.seed, "climb", stage.name, leader.number),
     )
-    look_size = state.size("search", LOOK)
-    generation = population(stage.dimensions) * state.size("search", BATCH)
-    for look in range(ROUNDS):
+    start, since = leader, 0  # the generation that the leader is of
+    for look, (generations, divisor) in enumerate(WIDE if wide else ROUNDS):
+        batch, look_size = state.size("search", BATCH // divisor), state.size("search", LOOK // divisor)
         best: tuple[float, Candidate | None] = (-np.inf, None)
-        for _ in range(ROUND):
-            if state.left < state.reserve + 2 * look_size + generation or state.over():
+        for _ in range(generations):
+            if state.left < state.reserve + 2 * look_size + members * batch or state.over():
                 break
-            best = max(best, (yield from _generation(state, evolution, stage)), key=lambda pair: pair[0])
-            if parts.mean and look > 0:
+            best = max(best, (yield from _generation(state, evolution, stage, batch)), key=lambda pair: pair[0])
+            if parts.mean and leader is not start and evolution.generation > ROUND:
                 yield [Recommend(evolution.mean)]
         if best[1] is None:
             break
         point = evolution.mean if parts.mean else best[1].place
         found = state.candidate(point, "search", f"mean of {stage.name}", stage=stage.name, look=look)
-        ids = state.fresh("search", LOOK, "look")
+        ids = state.fresh("search", look_size, "look")
         yield from state.score([(leader, ids), (found, ids)])
         difference, error = state.paired(found, leader)
-        if found.number in state.failed or difference <= 0:
-            yield [Recommend(leader.place)]
-            break
-        yield [Recommend(found.place)]
-        leader = found
-        if difference < 0.2 * error:
+        better = found.number not in state.failed and difference > 0
+        converged = evolution.generation - since >= ROUND and (not better or difference < 0.2 * error)
+        if better:
+            leader, since = found, evolution.generation
+        yield [Recommend(leader.place)]
+        if converged:
             break
     return leader
 
 
-def _generation(state: State, evolution: Evolution, stage: Stage) -> Asking:
+def _generation(state: State, evolution: Evolution, stage: Stage, batch: int) -> Asking:
     """Score a generation on one fresh minibatch and tell it; the best member and its value."""
-    ids = state.fresh("search", BATCH, "generations")
+    ids = state.fresh("search", batch, "generations")
     members = [
         state.candidate(point, "search", None, stage=stage.name, generation=evolution.generation, member=number)
         for number, point in enumerate(evolution.ask())

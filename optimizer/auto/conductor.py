@@ -5,9 +5,10 @@ its old answers from the database until it comes to something that was never ask
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -16,7 +17,7 @@ from evaluators.aggregate import objectives
 from evaluators.protocol import SPLITS, Outcome, Split
 from merging.errors import MergeError
 from merging.groups import Group
-from merging.recipe import Recipe
+from merging.recipe import Recipe, Source
 from optimizer.auto.asks import (
     Answer,
     Ask,
@@ -31,16 +32,19 @@ from optimizer.auto.asks import (
     Sloped,
     Virtual,
 )
-from optimizer.auto.problem import Arm, Problem
-from optimizer.auto.shards import cut, shard_scales
+from optimizer.auto.problem import FINALISTS, Arm, Problem
+from optimizer.auto.shards import LEAST_OF_GRADIENT, cut, shard_scales
 from optimizer.auto.strategy import search
 from optimizer.auto.values import Measure
 from optimizer.auto.widen import price
 from optimizer.coordinator import label_of, recipe_of
-from optimizer.efe import DIFFERENTIATED, SCORED
+from optimizer.efe import SCORED
 from optimizer.errors import JobFailed
+from optimizer.events import Event, events, log_event
 from optimizer.evidence import Evidence
 from optimizer.finish import Ending
+from optimizer.jobs import replace_plan
+from optimizer.ledger import CALIBRATED
 from optimizer.plan import Plan
 from optimizer.progress import Progress, Standings
 from optimizer.scorer import Finished, Round, Scorer, each_of
@@ -53,6 +57,10 @@ from search_spaces.nested import Frame, frame_of
 NOTES = "notes"
 CANDIDATE = "candidate"  # the attribute that ties a trial to the strategy's own count
 UNBOUNDED = 10**12  # EFE, where only minutes or trials end the search
+# Events of the job, which tell a later attempt what this one was answered, where no row of a table does.
+TIME_WAS_UP = "minutes were over"  # at which `ask`
+GRADIENT_FAILED = "gradient failed"  # its `number`, the `reason`
+VIRTUAL_FAILED = "virtual expert failed"  # its `name`, the `reason`
 
 
 @dataclass(frozen=True)
@@ -69,10 +77,9 @@ class _Part:
 class Conductor:
     """One job's search by the strategy `auto`.
 
-    `workers` is how many rounds are worth asking for at once. `time_was_up` says at which ask an earlier attempt found
-    the budget's minutes over, `say_time_is_up` keeps it. `keep_plan` keeps a plan with the virtual experts made so far,
-    which are written below `folder`; `calibrated(name, examples, efe)` keeps what each has cost. `seconds_before` is
-    the time earlier attempts spent.
+    `workers` is how many rounds are worth asking for at once. Virtual experts are written below `folder`.
+    `seconds_before` is the time earlier attempts spent. What was decided or failed and is no outcome is an event of
+    the job, through the database of `evidence`.
     """
 
     job: JobFile
@@ -83,13 +90,10 @@ class Conductor:
     progress: Progress
     workers: int
     seconds_before: float = 0.0
-    time_was_up: int | None = None
-    say_time_is_up: Callable[[int], None] = lambda _: None
-    keep_plan: Callable[[Plan], None] = lambda _: None
-    calibrated: Callable[[str, int, int], None] = lambda _name, _examples, _efe: None
     folder: Path = Path()
     _trials: dict[int, int] = field(default_factory=dict)  # candidate to trial
     _gradients: dict[int, list[_Part]] = field(default_factory=dict)
+    _no_gradient: dict[int, str] = field(default_factory=dict)  # those that failed, and why
     _rounds: dict[tuple[int, str], int] = field(default_factory=dict)
     _seconds: dict[int, float] = field(default_factory=dict)
     _met: set[int] = field(default_factory=set)  # candidates this process has come to, replayed or new
@@ -104,6 +108,7 @@ class Conductor:
         self._began = time.monotonic()
         self._asked = self._slopes = self._spent = self._scored_here = 0
         self._replaying = True
+        self._time_was_up: int | None = next((event.data["ask"] for event in self._events(TIME_WAS_UP)), None)
         self._problem = self._pose()
 
     def search(self) -> Ending:
@@ -115,6 +120,8 @@ class Conductor:
         for row in self.evidence.gradients():
             names = tuple(self.evidence.examples[position].id for position in row.positions)
             self._gradients.setdefault(row.number, []).append(_Part(row.shard, names, row.losses, row.rows))
+        for event in self._events(GRADIENT_FAILED):
+            self._no_gradient.setdefault(event.data["number"], event.data["reason"])
         for trial in all_trials(self.study):
             if CANDIDATE in trial.user_attrs:
                 self._trials[trial.user_attrs[CANDIDATE]] = trial.number
@@ -154,6 +161,7 @@ class Conductor:
             virtual=self.plan.virtual,
             parents={name: f"parent {name}" for name in self.plan.template.experts},
             workers=self.workers,
+            finalists=self.job.search.finalists or FINALISTS,
             time_is_up=self._time_is_up,
         )
 
@@ -167,7 +175,7 @@ class Conductor:
             count = len(self.plan.coefficient_names)
             uniform = self._space.express((*((1 / count,) * count), *((0.0,) * len(self.plan.virtual))))
             if uniform is not None:
-                arms.append(Arm(f"uniform {self.job.method.name}", self._frame.vector(uniform)))
+                arms.append(Arm(f"uniform {self.job.first_method()[0]}", self._frame.vector(uniform)))
             else:
                 arms.append(Arm("middle of the space", (self._frame.low + self._frame.high) / 2))
         return arms
@@ -185,16 +193,24 @@ class Conductor:
         budget = self.job.search.budget
         if budget.trials is not None and len(self._met) >= budget.trials:
             return True
-        if self.time_was_up is not None:
-            return self._asked >= self.time_was_up
+        if self._time_was_up is not None:
+            return self._asked >= self._time_was_up
         if budget.minutes is None or self._replaying or self._elapsed() < 60 * budget.minutes:
             return False
-        self.time_was_up = self._asked
-        self.say_time_is_up(self._asked)
+        self._time_was_up = self._asked
+        self._log(TIME_WAS_UP, ask=self._asked)
         return True
 
     def _elapsed(self) -> float:
         return self.seconds_before + time.monotonic() - self._began
+
+    # ---- the job's diary
+
+    def _events(self, kind: str) -> list[Event]:
+        return events(self.evidence.database, self.evidence.job_id, kind)
+
+    def _log(self, kind: str, **data: Any) -> None:
+        log_event(self.evidence.database, self.evidence.job_id, kind, data)
 
     # ---- answering
 
@@ -208,26 +224,30 @@ class Conductor:
                 self._spent += SCORED * len(ask.ids)
                 rounds += self._missing(ask, asking)
             elif isinstance(ask, Slope):
-                self._spent += DIFFERENTIATED * len(ask.ids)
+                self._spent += ask.price
                 slopes[place] = self._slopes
                 rounds += self._missing_of_slope(ask, self._slopes, asking)
                 self._slopes += 1
         failures = self._ask(rounds) if rounds else {}
         return [self._answer(ask, slopes.get(place), failures) for place, ask in enumerate(asks)]
 
-    def _ask(self, rounds: list[Round]) -> dict[str, str]:
-        """Have rounds answered and recorded; the reason for each that failed, by trial or gradient."""
+    def _ask(self, rounds: list[Round]) -> dict[int, str]:
+        """Have rounds answered and recorded; the reason for each trial that failed."""
         self._replaying = False
-        failures: dict[str, str] = {}
+        failures: dict[int, str] = {}
         for finished in self.scorer.run(each_of(rounds)):
             self._note(finished, failures)
             self.progress.search(self._standings())
         return failures
 
-    def _note(self, finished: Finished, failures: dict[str, str]) -> None:
+    def _note(self, finished: Finished, failures: dict[int, str]) -> None:
         wanted = finished.round
-        if finished.error is not None:
-            failures[_owner(wanted)] = finished.error
+        if finished.error is not None and wanted.scales is not None:
+            if wanted.trial not in self._no_gradient:
+                self._no_gradient[wanted.trial] = finished.error
+                self._log(GRADIENT_FAILED, number=wanted.trial, reason=finished.error)
+        elif finished.error is not None:
+            failures[wanted.trial] = finished.error
         elif wanted.scales is not None:
             assert wanted.ids is not None
             part = _Part(wanted.index, wanted.ids, finished.losses, finished.rows)
@@ -236,12 +256,12 @@ class Conductor:
             self._seconds[wanted.trial] = self._seconds.get(wanted.trial, 0.0) + sum(finished.seconds.values())
             self._scored_here += len(finished.outcomes)
 
-    def _answer(self, ask: Ask, slope: int | None, failures: dict[str, str]) -> Answer:
+    def _answer(self, ask: Ask, slope: int | None, failures: dict[int, str]) -> Answer:
         if isinstance(ask, Score):
             return self._scored(ask, failures)
         if isinstance(ask, Slope):
             assert slope is not None
-            return self._sloped(ask, slope, failures)
+            return self._sloped(ask, slope)
         if isinstance(ask, Virtual):
             return self._made(ask)
         if isinstance(ask, Close):
@@ -291,12 +311,12 @@ class Conductor:
             self._trials[candidate.number] = trial.number
         return self._trials[candidate.number]
 
-    def _scored(self, ask: Score, failures: dict[str, str]) -> Scored:
+    def _scored(self, ask: Score, failures: dict[int, str]) -> Scored:
         number = self._trials[ask.candidate.number]
         trial = all_trials(self.study)[number]
         if trial.state == TrialState.FAIL:
             return Scored((), str(trial.user_attrs.get("error", "it failed")))
-        error = failures.get(f"trial {number}")
+        error = failures.get(number)
         if error is not None:
             if trial.state == TrialState.RUNNING:
                 tell(self.study, number, None, error=error)
@@ -320,7 +340,7 @@ class Conductor:
             self.recipe(trial).digest(), outcomes, self._seconds.get(number, 0.0), self.plan.tasks, signal
         )
         value = objectives(outcomes, self.plan.tasks, signal)[self.job.objectives()[0]]
-        tell(self.study, number, [value], attributes={**attributes, **ask.about})
+        tell(self.study, number, [value], attributes=attributes)
 
     def _last_error(self) -> str:
         failed = [trial for trial in all_trials(self.study) if trial.state == TrialState.FAIL]
@@ -329,29 +349,42 @@ class Conductor:
     # ---- virtual experts
 
     def _made(self, ask: Virtual) -> Made:
-        """Make a virtual expert, unless an earlier attempt has."""
+        """Make a virtual expert, unless an earlier attempt has, or has failed to."""
         self._spent += price(ask.name, ask.examples)
         if ask.name in self.plan.made and Path(self.plan.made[ask.name].path).is_dir():
             return Made()
-        files: dict[str, Path] = {}
-        for finished in self.scorer.run(each_of(self._statistics_rounds(ask, STATISTICS.get(ask.name)))):
-            wanted = finished.round
-            assert wanted.statistics is not None
-            if finished.error is not None:
-                return Made(finished.error)
-            files[wanted.statistics["expert"]] = Path(finished.file)
-        if ask.examples:
-            self.calibrated(ask.name, sum(map(len, ask.examples.values())), price(ask.name, ask.examples))
-        calibration = Calibration(ask.examples, files.__getitem__) if ask.name in STATISTICS else None
-        self.progress.say(f"Making the virtual expert {ask.name}")
+        failed = [event.data["reason"] for event in self._events(VIRTUAL_FAILED) if event.data["name"] == ask.name]
+        if failed:
+            return Made(failed[0])
         try:
-            source = make_virtual(ask.name, self.plan.template, self.folder / "virtual", calibration)
+            source = self._virtual(ask)
         except (MergeError, OSError) as error:
+            self._log(VIRTUAL_FAILED, name=ask.name, reason=str(error))
             return Made(str(error))
         self.plan = self.plan.model_copy(update={"made": {**self.plan.made, ask.name: source}})
-        self.keep_plan(self.plan)
+        plan = self.plan.model_dump(mode="json")
+        replace_plan(self.evidence.database, self.evidence.job_id, self.evidence.attempt, plan)
         self._space = self.plan.space(self.job)
         return Made()
+
+    def _virtual(self, ask: Virtual) -> Source:
+        """Raises `MergeError` and `OSError` where it cannot be made."""
+        files: dict[str, Path] = {}
+        errors: dict[str, str] = {}
+        for finished in self.scorer.run(each_of(self._statistics_rounds(ask, STATISTICS.get(ask.name)))):
+            assert finished.round.statistics is not None
+            expert = finished.round.statistics["expert"]
+            files[expert] = Path(finished.file)
+            if finished.error is not None:
+                errors[expert] = finished.error
+        if errors:  # only now: a round that was left under way would be taken for one of the next ask
+            raise MergeError(next(errors[expert] for expert in ask.examples if expert in errors))
+        if ask.examples and all(event.data["name"] != ask.name for event in self._events(CALIBRATED)):
+            examples = sum(map(len, ask.examples.values()))
+            self._log(CALIBRATED, name=ask.name, examples=examples, efe=price(ask.name, ask.examples))
+        calibration = Calibration(ask.examples, files.__getitem__) if ask.name in STATISTICS else None
+        self.progress.say(f"Making the virtual expert {ask.name}")
+        return make_virtual(ask.name, self.plan.template, self.folder / "virtual", calibration)
 
     def _statistics_rounds(self, ask: Virtual, kind: str | None) -> list[Round]:
         if kind is None:
@@ -365,18 +398,22 @@ class Conductor:
     # ---- gradients
 
     def _missing_of_slope(self, ask: Slope, number: int, asking: int) -> Iterator[Round]:
-        recorded = self._gradients.get(number, [])
-        known = {name for part in recorded for name in part.ids}
-        missing = [name for name in ask.ids if name not in known]
-        first = max((part.shard + 1 for part in recorded), default=0)
+        if number in self._no_gradient:
+            return
+        recorded = {part.shard: part.ids for part in self._gradients.get(number, [])}
+        parts = dict(enumerate(cut(ask.ids, self.workers // max(1, asking), LEAST_OF_GRADIENT)))
+        if any(parts.get(shard) != ids for shard, ids in recorded.items()):  # an earlier version cut it otherwise
+            known = {name for ids in recorded.values() for name in ids}
+            missing = tuple(name for name in ask.ids if name not in known)
+            parts = {max(recorded) + 1: missing} if missing else {}
         recipe = self._space.recipe(self._frame.parameters(ask.point), whole=True)
-        for shard, ids in enumerate(cut(missing, self.workers // max(1, asking)), start=first):
-            yield Round(number, "gradient", recipe, ids, shard, shard_scales(ids, ask.ids, ask.scales))
+        for shard, ids in parts.items():
+            if shard not in recorded:
+                yield Round(number, "gradient", recipe, ids, shard, shard_scales(ids, ask.ids, ask.scales))
 
-    def _sloped(self, ask: Slope, number: int, failures: dict[str, str]) -> Sloped:
-        error = failures.get(f"gradient {number}")
-        if error is not None:
-            return Sloped(self._frame.low * 0.0, (), error)
+    def _sloped(self, ask: Slope, number: int) -> Sloped:
+        if number in self._no_gradient:
+            return Sloped(self._frame.low * 0.0, (), self._no_gradient[number])
         losses: dict[str, float] = {}
         total = self._frame.low * 0.0
         for part in sorted(self._gradients[number], key=lambda part: part.shard):
@@ -398,7 +435,3 @@ class Conductor:
             best=None if best is None else self._values[best][1],
             best_label="" if best is None else f"{label_of(trials[best])}, {self._values[best][0]} examples",
         )
-
-
-def _owner(wanted: Round) -> str:
-    return f"{'trial' if wanted.scales is None else 'gradient'} {wanted.trial}"

@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 
-from optimizer.auto.asks import Array, Candidate, Note, Recommend, Slope, Sloped
+from optimizer.auto.asks import Array, Candidate, Note, Recommend, Sloped
 from optimizer.auto.descent import Descent
 from optimizer.auto.problem import Parts
 from optimizer.auto.state import Asking, State
-from optimizer.efe import DIFFERENTIATED
+from optimizer.efe import DIFFERENTIATED, SCORED
 from search_spaces.nested import Frame
 
 BATCH = 16
@@ -28,10 +28,12 @@ def descend(state: State, leader: Candidate, parts: Parts) -> Asking:
     """
     size = batch_size(state)
     steps = max(LEAST_STEPS, len(state.problem.examples["gradient"]) // size)
+    taught = state.problem.measure.taught(state.problem.examples["gradient"])
+    price = DIFFERENTIATED + (SCORED if taught else 0)  # at most, of an example
     for number in range(ROUNDS):
         look = state.size("search", CHECK * 2 ** min(number, 2))
         room = min(int((0.6 if number == 0 else 0.5) * state.left), state.left - state.reserve - 2 * look)
-        steps = min(steps, room // (DIFFERENTIATED * size), MOST_STEPS)
+        steps = min(steps, room // (price * size), MOST_STEPS)
         if steps < LEAST_STEPS or state.over():
             break
         point = yield from _round(state, leader, steps, parts)
@@ -61,13 +63,11 @@ def _round(state: State, leader: Candidate, steps: int, parts: Parts) -> Asking:
     """
     frame = state.frame
     descent = Descent(leader.place, directions(frame, parts.growth), frame.low, frame.high)
-    scales = state.problem.measure.counted()
     for step in range(steps):
         if step in (steps // 8, steps // 4, steps // 2):
             descent.restart_average()
         ids = state.fresh("gradient", batch_size(state), "descent")
-        state.spent += DIFFERENTIATED * len(ids)
-        answer = (yield [Slope(descent.point, ids, scales)])[0]
+        answer = (yield [state.slope(descent.point, ids)])[0]
         assert isinstance(answer, Sloped)
         if answer.error is not None:
             yield [Note(f"A descent ended after {step} steps: {answer.error}")]

@@ -8,7 +8,7 @@ import numpy as np
 from optimizer.auto.asks import Candidate, Note, Recommend
 from optimizer.auto.problem import Parts
 from optimizer.auto.race import alpha_of, hopeless
-from optimizer.auto.state import FINALISTS, Asking, State
+from optimizer.auto.state import Asking, State
 from optimizer.auto.verdict import Verdict
 from optimizer.engines.seeds import seed_for
 
@@ -24,7 +24,7 @@ def finals(state: State, leader: Candidate, parts: Parts) -> Asking:
     challengers = contenders(state, leader)
     if parts.race and challengers and _affordable(state, leader, len(challengers)):
         leader, challengers = yield from _race(state, leader, challengers)
-    finalists = [leader, *challengers[: FINALISTS - 1]]
+    finalists = [leader, *challengers[: state.problem.finalists - 1]]
     select = state.problem.examples["select"]
     finalists = finalists[: max(1, state.left // max(1, len(select)))]
     winner: Candidate | None = leader
@@ -75,7 +75,7 @@ def contenders(state: State, leader: Candidate) -> list[Candidate]:
     within = [one for one in usable if np.isfinite(gap[one.number][1]) and sum(gap[one.number]) >= 0]
     within = [one for one in within if len(state.common(one, leader)) >= LEAST_COMMON]
     simplest = sorted(within, key=lambda one: (one.origin != "baseline", one.number))[:1]
-    return list(dict.fromkeys([*answers[: FINALISTS - 2], *arms[:1], *simplest]))
+    return list(dict.fromkeys([*answers[: max(1, state.problem.finalists - 2)], *arms[:1], *simplest]))
 
 
 def _affordable(state: State, leader: Candidate, count: int) -> bool:

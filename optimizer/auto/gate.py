@@ -18,10 +18,12 @@ def gate(state: State) -> str | None:
     Compares the ranks of all candidates scored so far, by the metric and by the smooth score, on their common examples.
     """
     scored = [state.outcomes(one) for one in state.candidates if state.outcomes(one)]
-    if len(scored) < LEAST_ARMS or state.problem.measure.signal == "smooth":
+    measure = state.problem.measure
+    if len(scored) < LEAST_ARMS or measure.signal == "smooth":
+        return None
+    if measure.taught(state.problem.examples["gradient"]):  # the smooth score is no measure of that loss
         return None
     common = [name for name in scored[0] if all(name in known for known in scored)]
-    measure = state.problem.measure
     weights = measure.weights(common)
     rows = [[known[name] for name in common] for known in scored]
     smooth = [float(weights @ measure.values(row, "smooth")) for row in rows]

@@ -9,6 +9,8 @@ from optimizer.auto.values import Measure
 from optimizer.virtual import Virtual
 from search_spaces.nested import Frame
 
+FINALISTS = 4  # where the job names no number
+
 
 @dataclass(frozen=True, eq=False)
 class Arm:
@@ -31,7 +33,7 @@ class Problem:
     (EFE: 1 for a scored example, 3 for one in a gradient batch) and covers everything up to the choice of the winner.
     `virtual` names the closed-form merges that may join, the last coefficients of the space; `parents` gives the arm's
     label for every expert. `no_gradient` says why there is no gradient, None where there is one. `workers` answer at
-    once; `time_is_up` is asked between steps.
+    once; at most `finalists` are scored on select; `time_is_up` is asked between steps.
     """
 
     frame: Frame
@@ -44,6 +46,7 @@ class Problem:
     virtual: Sequence[Virtual] = ()
     parents: Mapping[str, str] = field(default_factory=dict)
     workers: int = 1
+    finalists: int = FINALISTS
     time_is_up: Callable[[], bool] = never
 
 

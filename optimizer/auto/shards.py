@@ -5,14 +5,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from optimizer.auto.values import task_of
 
 LEAST = 4  # examples of a shard: fewer cost a worker more to prepare than to answer
+LEAST_OF_GRADIENT = 1  # one costs as much as three scored, and gradients are most of what workers wait for
 
 
-def cut(ids: Sequence[str], shards: int) -> Iterator[tuple[str, ...]]:
-    """The examples in at most `shards` parts of nearly equal size, `LEAST` or more in each; none where there are none.
+def cut(ids: Sequence[str], shards: int, least: int = LEAST) -> Iterator[tuple[str, ...]]:
+    """The examples in at most `shards` parts of nearly equal size, `least` or more in each; none where there are none.
 
     Every part takes each n-th example, so that tasks are spread over all of them.
     """
-    count = max(1, min(shards, len(ids) // LEAST))
+    count = max(1, min(shards, len(ids) // least))
     for shard in range(count):
         part = tuple(ids[shard::count])
         if part:

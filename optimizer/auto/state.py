@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from evaluators.protocol import Outcome, Split
-from optimizer.auto.asks import Answer, Array, Ask, Candidate, Close, Origin, Score, Scored
+from optimizer.auto.asks import Answer, Array, Ask, Candidate, Close, Origin, Score, Scored, Slope
 from optimizer.auto.problem import Problem
 from optimizer.auto.values import task_of
 from optimizer.batches import shares
@@ -17,7 +17,6 @@ from search_spaces.nested import Frame
 
 Asking = Generator[list[Ask], list[Answer], Any]
 
-FINALISTS = 4
 SMOOTH_SHARE = 0.5  # of the smooth score in what a generation is ranked by
 
 
@@ -33,6 +32,7 @@ class State:
         self._closed: set[int] = set()
         self._known: dict[tuple[int, Split], dict[str, Outcome]] = {}
         self._drawn: dict[str, int] = {}
+        self._taught: set[str] = set()
         self._tasks: dict[Split, dict[str, list[str]]] = {}
 
     @property
@@ -55,7 +55,7 @@ class State:
     def reserve(self) -> int:
         """What the end may take, in EFE: finalists on select, the winner on all of search; a fifth of all at most."""
         examples = self.problem.examples
-        return min(FINALISTS * len(examples["select"]) + len(examples["search"]), self.problem.budget // 5)
+        return min(self.problem.finalists * len(examples["select"]) + len(examples["search"]), self.problem.budget // 5)
 
     def over(self) -> bool:
         """Whether the budget's minutes are over."""
@@ -94,6 +94,14 @@ class State:
                 else:
                     found = self._known.setdefault((ask.candidate.number, split), {})
                     found.update({one.id: one for one in answer.outcomes})
+
+    def slope(self, point: Array, ids: tuple[str, ...]) -> Slope:
+        """The ask for the gradient on these examples, charged. Only the first time is a teacher asked as well."""
+        taught = [name for name in self.problem.measure.taught(ids) if name not in self._taught]
+        self._taught.update(taught)
+        ask = Slope(point, ids, self.problem.measure.counted(), len(taught))
+        self.spent += ask.price
+        return ask
 
     # ---- comparing
 
@@ -145,13 +153,13 @@ class State:
         self._closed.update(one.number for one in open_ones)
         return [self.close(one) for one in open_ones]
 
-    def close(self, candidate: Candidate, **about: Any) -> Close:
+    def close(self, candidate: Candidate) -> Close:
         """The ask that ends a candidate, with what its search outcomes say."""
         ids = list(self.outcomes(candidate))
         if not ids or candidate.number in self.failed:
-            return Close(candidate, None, None, len(ids), about)
+            return Close(candidate, None, None, len(ids))
         error = self.problem.measure.standard_error(ids, self.values(candidate, ids))
-        return Close(candidate, self.mean(candidate, ids), error if np.isfinite(error) else None, len(ids), about)
+        return Close(candidate, self.mean(candidate, ids), error if np.isfinite(error) else None, len(ids))
 
     # ---- drawing examples
 

@@ -23,6 +23,11 @@ class Measure:
     tasks: Sequence[Task]
     signal: Signal = "metric"
 
+    def taught(self, ids: Sequence[str]) -> list[str]:
+        """Those of the examples whose loss is measured from a teacher."""
+        own = [task.name for task in self.tasks if task.teacher is not None]
+        return [name for name in ids if task_of(name) in own]
+
     def counted(self) -> dict[str, float]:
         """The weight of every task that enters the objective; they add up to 1."""
         own = {task.name: task.weight for task in self.tasks if task.objective is not None}

@@ -15,9 +15,11 @@ MOST = 0.1  # of what is left, that one may cost
 
 
 def widen(state: State, leader: Candidate) -> Asking:
-    """The leader, or a closed-form merge that is better on the screen's examples by more than the standard error.
+    """The leader, or the best closed-form merge, unless that is worse by more than the standard error.
 
-    One that is not stays a direction to move in.
+    Both were scored on the screen's examples. The leader was chosen there as the best of many, partly by luck; the
+    closed-form merge was not, and is fitted to all experts: it has the benefit of the doubt. One that does not lead
+    stays a direction to move in.
     """
     best = leader
     for name in state.problem.virtual:
@@ -39,7 +41,7 @@ def widen(state: State, leader: Candidate) -> Asking:
         if found.number in state.failed:
             continue
         difference, error = state.paired(found, best)
-        if difference > error:
+        if difference >= -error if best is leader else difference > 0:
             best = found
             yield [Recommend(best.place)]
     return best

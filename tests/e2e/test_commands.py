@@ -200,6 +200,17 @@ def test_a_merge_by_the_exported_recipe_gives_the_same_file(finished: Finished, 
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (exported / "model.safetensors").read_bytes()
 
 
+def test_the_winner_as_a_config_of_mergekit_gives_the_same_weights(
+    finished: Finished, exported: Path, tmp_path: Path
+) -> None:
+    finished.place.run("export", "small", "--mergekit", tmp_path / "winner.yml")
+    finished.place.run("merge", tmp_path / "winner.yml", tmp_path / "merged")
+    one, two = (load_file(folder / "model.safetensors") for folder in (exported, tmp_path / "merged"))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, two[name], atol=1e-6, rtol=1e-6)
+
+
 def test_a_merge_by_a_recipe_in_yaml(place: Place, tiny: Tiny) -> None:
     models = {skill: str(tiny.models / skill) for skill in ("reverse", "rotate")}
     weights = {"reverse": 0.5, "rotate": 0.25}

@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from merging.methods import METHODS as TABLE
 from optimizer.database import open_database
 from optimizer.errors import InputError
-from optimizer.export import merge_recipe
 from optimizer.jobs import get_job, list_jobs
+from optimizer.merge import MergeOptions, merge
 from optimizer.spec import read_job_file
 from optimizer.submit import Submitted, submit
 from tests.integration.evaluators.small_tasks import CHOICE, choice_rows, write_task
@@ -63,7 +64,7 @@ def refusal(job: Path) -> str:
 # ---- what the job file says
 
 TWO_OBJECTIVES = [{"task": "letter", "objective": "letters"}, {"task": "pick", "objective": "choices"}]
-METHODS = "(there is: linear, slerp, task_arithmetic, ties, dare_linear, dare_ties, breadcrumbs, della, iso_c)"
+METHODS = f"(there is: {', '.join(TABLE)})"
 ENGINES = "(there is: auto, cma-es, tpe, gp, random, nsga2, nsga3)"
 
 
@@ -74,7 +75,7 @@ ENGINES = "(there is: auto, cma-es, tpe, gp, random, nsga2, nsga3)"
         pytest.param({"method": "tise"}, [f"no method `tise`; did you mean `ties`? {METHODS}"], id="unknown method"),
         pytest.param(
             {"method": {"name": "ties", "densty": 0.2}},
-            ["`ties` has no setting `densty`; did you mean `density`? (there is: density, scope)"],
+            ["`ties` has no setting `densty`; did you mean `density`?"],
             id="unknown method setting",
         ),
         pytest.param(
@@ -150,6 +151,21 @@ ENGINES = "(there is: auto, cma-es, tpe, gp, random, nsga2, nsga3)"
             {"workers.count": 1024},
             ["1024 workers need about", "of memory, but", "is available; lower `workers.count`"],
             id="not enough memory",
+        ),
+        pytest.param(
+            {"workers.count": 1024, "search.engine": "auto"},
+            ["of it for gradients), but", "or search without gradients (`splits` that give `gradient` no examples)"],
+            id="not enough memory for gradients",
+        ),
+        pytest.param(
+            {"evaluate.tasks": [{"task": "letter", "teacher": "nroth"}]},
+            ["the `teacher` of `letter` must be an expert of the job, one of north, south, west, but is `nroth`"],
+            id="unknown teacher",
+        ),
+        pytest.param(
+            {"search.engine": "auto", "search.virtual": "regmean"},
+            ["`search.virtual`: must be a list, like [regmean]"],
+            id="virtual experts that are no list",
         ),
     ],
 )
@@ -376,7 +392,7 @@ def test_a_merge_does_not_touch_a_target_that_exists(shop: Shop, tmp_path: Path)
     target.mkdir()
     (target / "precious").write_text("mine")
     with pytest.raises(InputError, match="the target must not exist, but does; choose another name or remove it"):
-        merge_recipe(recipe, target, lambda _: None)
+        merge(recipe, target, MergeOptions(), lambda _: None)
     assert [file.name for file in target.iterdir()] == ["precious"]
 
 
@@ -395,6 +411,19 @@ def test_the_plan_with_memory_and_disk_is_told_before_anything_is_written(shop: 
         assert words in plans[0]
     assert rows_then == dict.fromkeys(rows_then, 0)
     assert get_job(database, "small").state == "queued"
+
+
+def test_what_gradients_take_is_told_where_the_search_takes_them(shop: Shop, tmp_path: Path) -> None:
+    def plan_of(changes: dict[str, Any]) -> str:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        lines: list[str] = []
+        submitted(write_job(shop, folder, {"search.engine": "auto", **changes}), lines.append)
+        return next(line for line in lines if line.startswith("Plan:"))
+
+    assert "of it for gradients" in plan_of({})
+    assert "gradients" not in plan_of({"splits": {"search": 0.5, "select": 0.25, "test": 0.25}})
+    assert "gradients" not in plan_of({"search.engine": "random"})
 
 
 def test_the_same_job_file_submitted_twice_is_the_same_job(shop: Shop, tmp_path: Path) -> None:

@@ -90,6 +90,20 @@ def test_a_score_after_a_gradient_has_the_bits_of_one_before_it(shop: Shop, tmp_
     assert (again["rows"], again["losses"]) == (slopes[0]["rows"], slopes[0]["losses"])
 
 
+def test_an_expert_is_a_teacher_on_the_prompts_of_its_task(shop: Shop, tmp_path: Path) -> None:
+    taught = {"evaluate.tasks": [{"task": "letter", "teacher": "north"}, {"task": "pick", "teacher": "west"}]}
+    job, plan, ids = planned(shop, tmp_path, **taught)
+    worker = opened(job, plan)
+    answer = worker.gradient(recipe_of(plan).model_dump(mode="json"), ids, SCALES)
+    assert answer["error"] is None
+    assert all(loss > 1e-6 for loss in answer["losses"])
+    own = worker.gradient(recipe_of(plan, "parent north").model_dump(mode="json"), ids, SCALES)
+    for name, loss in zip(ids, own["losses"], strict=True):
+        assert loss == pytest.approx(0.0, abs=1e-6) if name.startswith("letter:") else loss > 1e-6
+    # another worker finds what the experts said on disk, and comes to the same
+    assert opened(job, plan).gradient(recipe_of(plan).model_dump(mode="json"), ids, SCALES)["rows"] == answer["rows"]
+
+
 def test_what_has_no_gradient_says_why(shop: Shop, tmp_path: Path) -> None:
     job, plan, ids = planned(shop, tmp_path, method="ties")
     rows = recipe_of(plan).coefficients

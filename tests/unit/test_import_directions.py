@@ -32,6 +32,7 @@ HOMES = {
     "plotly": {"optimizer/plots.py", "optimizer/report_html.py"},
     "optuna_dashboard": {"optimizer/dashboard.py"},
     "vllm": {"evaluators/vllm/"},
+    "tokenizers": {"merging/tokenizers/"},
 }
 
 

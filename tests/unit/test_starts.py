@@ -8,17 +8,7 @@ from pydantic import TypeAdapter
 
 from merging.groups import Group
 from merging.recipe import Recipe, Source
-from optimizer.starts import (
-    Start,
-    base_alone,
-    by_norms,
-    expressed,
-    parent,
-    scaled,
-    sloped,
-    uniform,
-    usual_starts,
-)
+from optimizer.starts import by_norms, expressed, sloped
 from search_spaces.bound import BoundSpace
 from search_spaces.errors import SpaceError
 from search_spaces.spec import SpaceSpec, bind
@@ -67,17 +57,12 @@ EVERY = pytest.mark.parametrize(
 )
 
 
-def test_experts_that_are_merges_themselves_have_no_part_in_the_averages_of_the_others() -> None:
-    def row(start: Start) -> tuple[float, ...]:
-        (only,) = set(start.rows.values())
-        assert list(start.rows) == [group.name for group in GROUPS]
-        return only
+def everywhere(*row: float) -> dict[str, tuple[float, ...]]:
+    return {group.name: row for group in GROUPS}
 
-    assert row(base_alone(GROUPS, EXPERTS)) == (0, 0, 0)
-    assert row(parent(GROUPS, EXPERTS, "rotate")) == (0, 1, 0)
-    assert row(uniform(GROUPS, EXPERTS, REAL)) == (0.5, 0.5, 0)
-    assert row(scaled(GROUPS, EXPERTS, REAL, 0.3)) == (0.3, 0.3, 0)
-    assert row(by_norms(GROUPS, EXPERTS, NORMS)) == (0.75, 0.25, 0)
+
+def test_norms_of_the_experts_alone_give_the_row_of_all_groups() -> None:
+    assert by_norms(GROUPS, EXPERTS, NORMS).rows == everywhere(0.75, 0.25, 0)
 
 
 def test_lines_rise_from_the_embeddings_to_the_head() -> None:
@@ -98,34 +83,13 @@ def test_lines_count_layers_by_their_order_and_do_with_one_or_none() -> None:
 
 def test_equal_norms_give_the_uniform_average_and_none_at_all_is_refused() -> None:
     equal = dict.fromkeys(REAL, NORMS["rotate"])
-    assert by_norms(GROUPS, EXPERTS, equal).rows == uniform(GROUPS, EXPERTS, REAL).rows
+    assert by_norms(GROUPS, EXPERTS, equal).rows == everywhere(0.5, 0.5, 0)
     with pytest.raises(ValueError, match="reverse, rotate do not"):
         by_norms(GROUPS, EXPERTS, {name: dict.fromkeys(NORMS[name], 0.0) for name in REAL})
 
 
-def test_the_usual_starts_come_in_a_fixed_order_each_once() -> None:
-    found = usual_starts(GROUPS, EXPERTS, ["virtual ties"], NORMS)
-    assert [start.label for start in found] == [
-        "base",
-        "parent reverse",
-        "parent rotate",
-        "uniform average",
-        "task arithmetic 0.2",
-        "task arithmetic 0.3",
-        "task arithmetic 0.4",
-        # 0.5 of two experts is their average
-        "task arithmetic 0.6",
-        "LiNeS 0.3 + 0.4",
-        "LiNeS 0.5 + 0.5",
-        "MetaGPT",
-        "virtual ties",
-    ]
-    assert found[-1].rows["head"] == (0.0, 0.0, 1.0)
-    assert not [start for start in usual_starts(GROUPS, REAL) if start.kind in ("norms", "virtual")]
-
-
-def test_every_usual_start_is_a_point_of_the_grown_space() -> None:
-    for start in usual_starts(GROUPS, EXPERTS, ["virtual ties"], NORMS):
+def test_every_start_is_a_point_of_the_grown_space() -> None:
+    for start in (sloped(GROUPS, EXPERTS, REAL, 0.3, 0.4), by_norms(GROUPS, EXPERTS, NORMS)):
         parameters = expressed(GROWN, start.rows)
         assert parameters is not None
         assert GROWN.recipe(parameters).coefficients == start.rows
@@ -161,7 +125,7 @@ def test_rows_beside_the_space_are_no_point_of_it(bound: BoundSpace) -> None:
 
 
 def test_rows_that_are_not_one_for_every_group_are_refused() -> None:
-    rows = scaled(GROUPS, EXPERTS, REAL, 0.3).rows
+    rows = everywhere(0.3, 0.3, 0)
     with pytest.raises(SpaceError, match="1 have none, first 'head'"):
         expressed(GROWN, {group: row for group, row in rows.items() if group != "head"})
     with pytest.raises(SpaceError, match=r"'layer\.9\.mlp' is none of them"):

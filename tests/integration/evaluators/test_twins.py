@@ -11,11 +11,12 @@ import pytest
 import torch
 from small_classifiers import classifier, setting_for, written
 from small_classifiers import words as class_words
-from small_tasks import CHOICE, MEAN, Make, choice_rows, letter_rows, words, write_task
+from small_tasks import CHOICE, MEAN, Make, choice_rows, letter_rows, small_llama, words, write_task
 from test_equal_to_lm_eval import MODELS
 from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from evaluators.harness.losses import prompt_of
 from evaluators.lm import differentiable
 from evaluators.lm.forward import Forward
 from evaluators.lm_eval_tasks import LmEvalTask
@@ -157,6 +158,57 @@ def test_gold_answers_of_generated_tasks_need_no_setting(make: Make, folder: Pat
     assert losses == others
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert all(outcome.smooth is None for outcome in plain.score(model, ids))  # scores go on as the job says
+
+
+def taught_by(make: Make, folder: Path, teacher: nn.Module | None = None, key: str = "north") -> Any:
+    """Three tasks, two of them with a teacher; what it says is known where the model is given."""
+    evaluator = make(
+        {"task": "pick", "teacher": "north"}, {"task": "letter", "teacher": "north"}, "last", folder=folder
+    )
+    if teacher is not None:
+        ids = [name for name in some(evaluator) if not name.startswith("last:")]
+        evaluator.learn(teacher, ids, key)
+    return evaluator
+
+
+def divergence(teacher: nn.Module, model: nn.Module, tokens: Sequence[int]) -> float:
+    """KL(teacher || model) over the whole vocabulary, the mean over the places."""
+    with torch.no_grad():
+        p, q = (torch.log_softmax(one(torch.tensor([tokens])).logits[0].double(), -1) for one in (teacher, model))
+    return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+def test_a_teacher_takes_the_place_of_gold_answers(make: Make, folder: Path, model: LlamaForCausalLM) -> None:
+    teacher = small_llama(seed=11).double().eval()
+    model.double()
+    evaluator = taught_by(make, folder, teacher)
+    ids, scales = some(evaluator), {"pick": 0.5, "letter": 1.5, "last": 1.0}
+    losses, found = gradients(evaluator, model, ids, scales)
+    for name, loss in zip(ids, losses, strict=True):
+        if not name.startswith("last:"):
+            tokens = list(prompt_of(evaluator._items[name], evaluator._resident(model)))
+            whole = divergence(teacher, model, tokens)
+            assert 0 < loss <= whole + 1e-5
+            assert loss == pytest.approx(whole, rel=0.1)
+
+    def loss_of() -> float:
+        return weighted(gradients(evaluator, model, ids, scales)[0], ids, scales)
+
+    check_slope(model, found, loss_of, 1e-3)
+    own = [name for name in ids if not name.startswith("last:")]
+    assert gradients(evaluator, teacher, own, scales)[0] == pytest.approx([0.0] * len(own), abs=1e-6)
+
+
+def test_what_a_teacher_says_is_asked_once_for_all_processes(make: Make, folder: Path, model: LlamaForCausalLM) -> None:
+    first = taught_by(make, folder, small_llama(seed=11).eval())
+    ids, scales = some(first), {"pick": 0.5, "letter": 1.5, "last": 1.0}
+    second = Several([taught_by(make, folder)])
+    with pytest.raises(EvaluatorError, match=r"`north` says on example `.*` was never asked"):
+        gradients(second, model, ids, scales)
+    taught = {name for name in ids if not name.startswith("last:")}
+    assert set(second.recall(model, ids, "other weights")) == taught
+    assert second.recall(model, ids, "north") == []
+    assert gradients(second, model, ids, scales)[0] == gradients(first, model, ids, scales)[0]
 
 
 def test_how_examples_are_put_together_changes_nothing(

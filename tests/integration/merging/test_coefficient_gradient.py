@@ -18,7 +18,8 @@ from merging.materialize import Sources, materialize
 from merging.methods import METHODS
 from merging.recipe import Recipe
 
-STRUCTURES: dict[str, dict[str, Any]] = {"linear": {"normalize": False}}
+# enough of every group that none is without a slope
+STRUCTURES: dict[str, dict[str, Any]] = {"linear": {"normalize": False}, "localize_and_stitch": {"density": 0.2}}
 LINEAR = [name for name in METHODS if is_differentiable(name, STRUCTURES.get(name, {})) is None]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_llama import statistics_setting
 from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
@@ -69,6 +70,7 @@ def recipe_over(pool: Path, method: str = "task_arithmetic", **changes: Any) -> 
         "base": Source(path=str(pool / "base")),
         "experts": {name: Source(path=str(pool / name)) for name in ("a", "b")},
         "coefficients": {},
+        "structure": statistics_setting(method, {name: pool / name for name in ("a", "b")}, pool / "statistics"),
         "unmerged": ("head",),
         **changes,
     }

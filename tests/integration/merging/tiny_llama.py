@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,5 +69,30 @@ def recipe_over(zoo: Path, method: str = "task_arithmetic", experts: int = 3, **
         "base": base,
         "experts": {name: Source(path=str(zoo / name)) for name in chosen},
         "coefficients": rows,
+        "structure": statistics_setting(method, {name: zoo / name for name in chosen}, zoo / "statistics"),
     }
     return Recipe(**{**facts, **changes})
+
+
+def statistics_setting(method: str, experts: Mapping[str, Path], folder: Path) -> dict[str, Any]:
+    """For methods that need statistics of the experts, where some are that were drawn; nothing for others."""
+    from merging.checkpoint import open_checkpoint
+    from merging.statistics import expert_file, write_statistics
+
+    if method not in ("regmean", "fisher"):
+        return {}
+    kind: Any = "gram" if method == "regmean" else "fisher"
+    for seed, (name, place) in enumerate(experts.items()):
+        file, generator = expert_file(folder, kind, name), torch.Generator().manual_seed(seed)
+        if file.is_file():
+            continue
+        shapes = {one: shape for one, shape in open_checkpoint(Source(path=str(place))).shapes.items() if shape}
+        if kind == "gram":
+            inputs = {
+                one: torch.randn(99, shape[1], generator=generator) for one, shape in shapes.items() if len(shape) == 2
+            }
+            found = {one: rows.T @ rows / len(rows) for one, rows in inputs.items()}
+        else:
+            found = {one: torch.rand(shape, generator=generator) for one, shape in shapes.items()}
+        write_statistics(file, kind, "drawn", found)
+    return {"statistics": str(folder)}

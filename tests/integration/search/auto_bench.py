@@ -11,11 +11,13 @@ from optimizer.evidence import Evidence
 from optimizer.examples import LedgerEntry, read_ledger
 from optimizer.jobs import claim, create_job, release, requeue
 from optimizer.owners import new_owner
+from optimizer.plan import baselines
 from optimizer.pool import Answer, Unit
 from optimizer.progress import PlainLines
 from optimizer.scorer import Scorer
 from optimizer.spec import JobFile
-from tests.integration.search.bench import TASKS, Bench, FormulaPool, job_file, plan_of, scored
+from optimizer.virtual import Virtual
+from tests.integration.search.bench import GROUPS, TASKS, Bench, FormulaPool, job_file, plan_of, scored
 
 COUNTS = {"gradient": 160, "search": 120, "select": 60, "test": 60}  # for each task
 TARGET = {"north": 0.7, "south": 0.4}
@@ -30,10 +32,18 @@ def auto_job(**search: Any) -> JobFile:
 class AutoBench(Bench):
     """A `Bench` with gradient examples."""
 
-    def __init__(self, folder: Path, job: JobFile | None = None, no_gradient: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        job: JobFile | None = None,
+        no_gradient: str | None = None,
+        virtual: tuple[Virtual, ...] = (),
+    ) -> None:
         self.folder, self.job = folder, job or auto_job()
         counts = {split: count * len(TASKS) for split, count in COUNTS.items()}
-        self.plan = plan_of(self.job).model_copy(update={"examples": counts, "no_gradient": no_gradient})
+        plan = plan_of(self.job).model_copy(update={"examples": counts, "no_gradient": no_gradient, "virtual": virtual})
+        found = baselines(self.job, plan.template, GROUPS, plan.space(self.job))
+        self.plan = plan.model_copy(update={"baselines": tuple(found)})
         self.url = f"sqlite:///{folder / 'bench.db'}"
         self.database = open_database(self.url)
         ledger = [
@@ -86,6 +96,12 @@ def differentiated(unit: Unit, error: str | None = None) -> Answer:
     cost = {"seconds": {"forward": 0.02}, "tokens": {"forward": 50}, "model_seconds": 0.02}
     losses = [1.0] * len(unit.ids)
     return Answer(unit, {"ids": list(unit.ids), "losses": losses, "rows": rows, **cost, "error": error}, "worker-1")
+
+
+def collected(unit: Unit, error: str | None = None) -> Answer:
+    """What a worker says where an expert's statistics are wanted."""
+    cost = {"seconds": {"forward": 0.02}, "tokens": {"forward": 50}, "model_seconds": 0.02}
+    return Answer(unit, {"file": "", **cost, "error": error}, "worker-1")
 
 
 def pool_of(workers: int = 1, change: Callable[[Unit], Answer | None] = lambda _: None) -> FormulaPool:

@@ -14,7 +14,7 @@ from optimizer.outcomes import scored_count
 from optimizer.pool import Answer, Unit
 from optimizer.scorer import Finished, Interrupted, Round
 from optimizer.study import all_trials
-from tests.integration.search.auto_bench import AutoBench, auto_job, differentiated, let_go, pool_of
+from tests.integration.search.auto_bench import AutoBench, auto_job, collected, differentiated, let_go, pool_of
 from tests.integration.search.bench import dies_after, formula, job_file, scored, told
 
 
@@ -125,6 +125,64 @@ def test_a_gradient_that_fails_is_noted_and_the_search_goes_on_without(tmp_path:
     assert any("loss is NaN" in note for note in conductor.study.user_attrs[NOTES])
 
 
+@pytest.mark.parametrize("workers", [1, 5])
+def test_a_torn_search_does_not_ask_again_for_a_gradient_that_failed(tmp_path: Path, workers: int) -> None:
+    (tmp_path / "calm").mkdir()
+    (tmp_path / "torn").mkdir()
+
+    def failing(unit: Unit) -> Answer | None:
+        return differentiated(unit, error="loss is NaN") if unit.key.startswith("12/gradient") else None
+
+    undisturbed = AutoBench(tmp_path / "calm").conductor(pool_of(workers, failing))
+    expected = undisturbed.search()
+    assert any("ended after 12 steps: loss is NaN" in note for note in undisturbed.study.user_attrs[NOTES])
+
+    torn = AutoBench(tmp_path / "torn")
+    met: list[str] = []
+
+    def dies() -> None:
+        if met:
+            raise Interrupted("interrupt")
+
+    def fails_once(unit: Unit) -> Answer | None:
+        answer = failing(unit)
+        met.extend([unit.key] if answer is not None else [])
+        return answer
+
+    dying = torn.conductor(pool_of(workers, fails_once), dies)
+    with pytest.raises(Interrupted):
+        dying.search()
+    let_go(dying)
+    sound = pool_of(workers)  # would answer, were it asked
+    last = torn.conductor(sound)
+    assert last.search() == expected
+    assert not [unit.key for unit in sound.asked if unit.key.startswith("12/gradient")]
+    assert told(last.study) == told(undisturbed.study)
+    assert last.study.user_attrs[NOTES] == undisturbed.study.user_attrs[NOTES]
+
+
+def test_a_torn_search_does_not_ask_again_for_a_virtual_expert_that_failed(tmp_path: Path) -> None:
+    bench = AutoBench(tmp_path, virtual=("regmean",))
+    asked: list[str] = []
+
+    def failing(unit: Unit) -> Answer | None:
+        if unit.statistics is None:
+            return None
+        asked.append(unit.statistics["expert"])
+        return collected(unit, error="an input is NaN")
+
+    dying = bench.conductor(pool_of(change=failing), dies_after(60), folder=tmp_path)
+    with pytest.raises(Interrupted):
+        dying.search()
+    notes = dying.study.user_attrs[NOTES]
+    assert any("regmean could not be made: an input is NaN" in note for note in notes)
+    let_go(dying)
+    last = bench.conductor(pool_of(change=failing), folder=tmp_path)
+    last.search()
+    assert asked == ["north", "south"]
+    assert last.study.user_attrs[NOTES][: len(notes)] == notes
+
+
 def test_a_job_in_which_no_merge_can_be_scored_fails_with_the_reason(tmp_path: Path) -> None:
     bench = AutoBench(tmp_path)
     conductor = bench.conductor(pool_of(change=lambda unit: scored(unit, error="weights are NaN")))
@@ -134,13 +192,11 @@ def test_a_job_in_which_no_merge_can_be_scored_fails_with_the_reason(tmp_path: P
 
 def test_a_budget_of_minutes_ends_the_search_and_stays_ended(tmp_path: Path) -> None:
     bench = AutoBench(tmp_path, auto_job(budget={"minutes": 1e-9}))
-    kept: list[int] = []
-    first = bench.conductor(pool_of(), say_time_is_up=kept.append)
+    first = bench.conductor(pool_of())
     ending = first.search()
-    assert len(kept) == 1
     trials = len(all_trials(first.study))
     let_go(first)
-    again = bench.conductor(pool_of(), time_was_up=kept[0])
+    again = bench.conductor(pool_of())
     assert again.search() == ending
     assert len(all_trials(again.study)) == trials
 

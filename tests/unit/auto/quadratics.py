@@ -172,7 +172,7 @@ class Log:
     @property
     def spent(self) -> int:
         """In EFE, as told from the asks alone."""
-        return sum(len(ask.ids) for ask in self.scores) + 3 * sum(len(ask.ids) for ask in self.slopes)
+        return sum(len(ask.ids) for ask in self.scores) + sum(3 * len(ask.ids) + ask.taught for ask in self.slopes)
 
     @property
     def answer(self) -> Array:

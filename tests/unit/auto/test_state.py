@@ -202,8 +202,8 @@ def test_where_there_is_no_smooth_score_the_metric_ranks_alone() -> None:
 def test_a_candidate_is_closed_with_its_mean_its_error_and_its_examples() -> None:
     values = {"t0:a": 1.0, "t0:b": 0.0, "t0:c": 1.0}
     state, (one, other) = two_scored(tasks_of(1), (values, {"t0:a": 1.0}))
-    closed = state.close(one, stage="x")
-    assert (closed.candidate, closed.examples, closed.about) == (one, 3, {"stage": "x"})
+    closed = state.close(one)
+    assert (closed.candidate, closed.examples) == (one, 3)
     assert closed.value == pytest.approx(2 / 3)
     assert closed.standard_error == pytest.approx(np.std([1, 0, 1], ddof=1) / np.sqrt(3))
     alone = state.close(other)

@@ -15,6 +15,7 @@ from evaluators.protocol import Outcome
 from optimizer.auto.asks import Answer, Ask, Score, Scored, Slope, Sloped
 from optimizer.auto.problem import Arm, Parts, Problem
 from optimizer.auto.screen import least_examples
+from optimizer.auto.values import Measure
 
 Array = NDArray[np.float64]
 
@@ -84,6 +85,15 @@ def test_the_winner_is_one_of_the_finalists_and_they_stand_in_order() -> None:
     assert verdict.winner in verdict.finalists
 
 
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_no_more_finalists_than_asked_for_are_scored_on_select(count: int) -> None:
+    log = drive(replace(posed(), finalists=count), answering(landscape(2)))
+    assert log.verdict is not None
+    assert 1 <= len(log.verdict.finalists) <= count
+    selected = {score.candidate.number for score in log.scores if score.split == "select"}
+    assert selected == ({one.number for one in log.verdict.finalists} if len(log.verdict.finalists) > 1 else set())
+
+
 # ---- what it costs
 
 
@@ -97,6 +107,16 @@ def test_it_never_spends_more_than_its_budget(tasks: int, gradient: bool) -> Non
         if spent > budget:
             over[budget] = spent
     assert over == {}
+
+
+def test_a_teacher_is_charged_once_for_every_example_it_is_asked_on() -> None:
+    known = landscape(2)
+    tasks = [replace(task, teacher="north") if task.name == "t0" else task for task in known.tasks]
+    log = drive(replace(posed(), measure=Measure(tasks)), answering(known))
+    asked = [name for slope in log.slopes for name in slope.ids if name.startswith("t0:")]
+    assert len(asked) > len(set(asked)), "some came twice"
+    assert sum(slope.taught for slope in log.slopes) == len(set(asked))
+    assert log.spent <= posed().budget
 
 
 def test_it_does_not_spend_more_than_its_budget_where_select_is_small_and_search_is_large() -> None:

@@ -181,3 +181,14 @@ def test_neither_closed_form_writes_to_what_it_is_given() -> None:
     flattened(weights[0]).fill_(0)
     flattened(weights[0].T).fill_(0)
     assert all(torch.equal(one, other) for one, other in zip(given, before, strict=True))
+
+
+def test_a_weight_of_two_counts_as_two_such_experts_and_one_of_zero_as_none() -> None:
+    one, other = drawn(5, 6), drawn(5, 6, seed=1)
+    grams, fishers = [gram_of(6, 1), gram_of(6, 2)], [drawn(5, 6, seed=3).square(), drawn(5, 6, seed=4).square()]
+    twice = regmean([one, one, other], [grams[0], grams[0], grams[1]])
+    assert torch.allclose(regmean([one, other], grams, row=(2.0, 1.0)), twice, atol=1e-6)
+    assert torch.equal(regmean([one, other], grams, row=(0.0, 1.0)), other)
+    twice = fisher_average([one, one, other], [fishers[0], fishers[0], fishers[1]])
+    assert torch.allclose(fisher_average([one, other], fishers, (2.0, 1.0)), twice, atol=1e-6)
+    assert torch.equal(fisher_average([one, other], fishers, (0.0, 1.0)), other)

@@ -23,7 +23,9 @@ WEIGHTS = st.floats(-2, 2, allow_subnormal=False)
 
 def at(structure: object, row: tuple[float, ...], seed: int = 0, **more: object) -> At:  # type: ignore[type-arg]
     names = (
-        tuple("abcdefgh"[: max(len(row), 2)]) if not isinstance(structure, Dare | Della) else tuple("abc"[: len(row)])
+        tuple("abc"[: len(row)])
+        if isinstance(structure, Dare | Della | Breadcrumbs)
+        else tuple("abcdefgh"[: max(len(row), 2)])
     )
     return At("tensor", names, row, structure, seed, **more)  # type: ignore[arg-type]
 
@@ -93,7 +95,7 @@ def test_dare_is_unbiased_with_the_variance_of_its_law(density: float) -> None:
 def test_dare_keeps_the_share_it_says_and_scales_by_its_inverse() -> None:
     base, vector = torch.zeros(100_000), torch.ones(100_000)
     (direction,) = METHODS["dare_linear"].directions(base, [vector], at(Dare(density=0.2), (1.0,)))
-    assert direction.unique().tolist() == [0.0, 5.0]
+    assert direction.unique().tolist() == [0.0, pytest.approx(5, rel=1e-4)]  # chances are met to one part in 2^16
     assert (direction > 0).float().mean().item() == pytest.approx(0.2, abs=0.007)
 
 

@@ -85,7 +85,7 @@ def test_weights_that_cancel_have_no_average() -> None:
         ("task_arithmetic", {"density": 0.5}, "`task_arithmetic` has no setting `density`; it has no settings."),
         ("ties", {"density": 0.0}, "`density`: Input should be greater than 0, but got 0.0"),
         ("dare_linear", {"density": 1.5}, "less than or equal to 1, but got 1.5"),
-        ("ties", {"scope": "layer"}, "'model' or 'tensor', but got 'layer'"),
+        ("ties", {"scope": "layer"}, "'model', 'tensor' or 'row', but got 'layer'"),
         ("della", {"density": 0.1, "epsilon": 0.5}, "epsilon can be at most 0.2"),
     ],
 )
@@ -94,10 +94,8 @@ def test_settings_are_checked(method: str, structure: dict[str, Any], expected: 
 
 
 def test_defaults_are_filled_in() -> None:
-    assert check_method(recipe("ties", structure={"density": 0.4})).model_dump() == {
-        "density": 0.4,
-        "scope": "model",
-    }
+    checked = check_method(recipe("ties", structure={"density": 0.4})).model_dump()
+    assert (checked["density"], checked["scope"], checked["average"]) == (0.4, "model", "count")
 
 
 def test_recipes_share_a_digest_only_if_they_give_the_same_weights() -> None:

@@ -1,0 +1,1 @@
+"""Time whole merges, from model folders to a model folder."""

@@ -1,0 +1,61 @@
+"""The random numbers behind masks: 16 bits for every entry of a tensor, and the same for a slice as for the whole."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from merging.methods.method import At
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BLOCK = 1 << 17
+"""Entries that share a generator. Part of what a seed means: another size would give other masks."""
+STEPS = 1 << 16
+"""A draw is a whole number below this."""
+
+
+def met(chance: float) -> float:
+    """The chance that an entry is kept with: a multiple of one part in `STEPS`, and not zero."""
+    return max(1, round(chance * STEPS)) / STEPS
+
+
+def kept(at: At[Any], expert: int, count: int, chance: float) -> Tensor:
+    """1.0 where an entry is kept and 0.0 where it is dropped, for `count` entries from `at.start` on; float32.
+
+    Each is kept with the chance `met(chance)`.
+    """
+    return draws(at, expert, count).lt_(met(chance) * STEPS)
+
+
+def draws(at: At[Any], expert: int, count: int) -> Tensor:
+    """Whole numbers from 0 to `STEPS` - 1, each as likely, for `count` entries from `at.start` on; float32, on the CPU.
+
+    Entries have their numbers by their place in the flattened tensor, in blocks. The generator of a block is numpy's
+    SFC64, whose stream numpy keeps the same on every machine and in every version, and its state is the SHA-256 of the
+    recipe's seed, the expert's name, the tensor's name and the number of the block. So a mask depends neither on the
+    order of the models, nor on how a checkpoint is cut into files or a tensor into slices.
+    """
+    import numpy as np
+    import torch
+
+    numbers = np.empty(count, dtype=np.float32)
+    generator = np.random.SFC64(0)
+    done = 0
+    while done < count:
+        block, skipped = divmod(at.start + done, BLOCK)
+        taken = min(BLOCK - skipped, count - done)
+        generator.state = _state(at, expert, block)
+        raw = generator.random_raw((skipped + taken + 3) // 4).view(np.uint16)
+        numbers[done : done + taken] = raw[skipped : skipped + taken]
+        done += taken
+    return torch.from_numpy(numbers)
+
+
+def _state(at: At[Any], expert: int, block: int) -> Any:
+    import numpy as np
+
+    text = "\0".join([str(at.seed), at.experts[expert], at.tensor, str(block)])
+    words = np.frombuffer(hashlib.sha256(text.encode()).digest(), dtype="<u8").astype(np.uint64)
+    return {"bit_generator": "SFC64", "state": {"state": words}, "has_uint32": 0, "uinteger": 0}
