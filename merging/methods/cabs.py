@@ -55,7 +55,7 @@ def _choose(blocks: Sequence[Tensor], keep: int) -> None:
     for vector in blocks:
         # what is taken is smaller than anything
         mask = top_of_rows(vector.abs().masked_fill_(~free, -1), keep) if keep else free.new_zeros(free.shape)
-        vector.masked_fill_(~mask, 0)
+        vector.mul_(mask)  # NaN and infinity stay to be seen
         free.logical_and_(~mask)
 
 

@@ -31,7 +31,9 @@ def limited(base: Tensor | None, tuned: Sequence[Tensor], at: At[NearSwap]) -> l
     """
     bound = at.structure.t
     vectors = task_vectors(base, tuned, at)
-    return scaled([vector.clamp_(-bound, bound) for vector in vectors], at.structure.scale)
+    # an infinite change is not held, but stays to be seen: times zero it is NaN
+    held = [vector.clamp(-bound, bound).add_(vector.mul_(0)) for vector in vectors]
+    return scaled(held, at.structure.scale)
 
 
 NEARSWAP = Method(

@@ -142,6 +142,7 @@ def test_a_folder_of_diffusers_comes_back_under_its_own_names(tmp_path: Path) ->
         "README.md",
         "config.json",
         f"{DIFFUSERS}.safetensors",
+        "mergeopt_provenance.json",
         "mergeopt_recipe.json",
         "scheduler_config.json",
     ]

@@ -95,7 +95,7 @@ def test_dare_is_unbiased_with_the_variance_of_its_law(density: float) -> None:
 def test_dare_keeps_the_share_it_says_and_scales_by_its_inverse() -> None:
     base, vector = torch.zeros(100_000), torch.ones(100_000)
     (direction,) = METHODS["dare_linear"].directions(base, [vector], at(Dare(density=0.2), (1.0,)))
-    assert direction.unique().tolist() == [0.0, pytest.approx(5, rel=1e-4)]  # chances are met to one part in 2^16
+    assert sorted(set(direction.tolist())) == [0.0, pytest.approx(5, rel=1e-4)]  # chances are met to one part in 2^16
     assert (direction > 0).float().mean().item() == pytest.approx(0.2, abs=0.007)
 
 
