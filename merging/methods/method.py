@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -11,7 +10,6 @@ from merging.frozen import Frozen
 from merging.methods.whole_model import WholeModel
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 S = TypeVar("S", bound=Frozen)
@@ -48,18 +46,6 @@ class At(Generic[S]):
         if isinstance(setting, int | float):
             return (float(setting),) * len(self.experts)
         return tuple(setting)
-
-    def generator(self, expert: int) -> torch.Generator:
-        """A fresh CPU generator for one expert's random mask in this tensor.
-
-        Its seed is a hash of the recipe's seed, the expert's name and the tensor's name, so a mask depends
-        neither on the order of the models nor on how a checkpoint is cut into files.
-        """
-        import torch
-
-        text = "\0".join([str(self.seed), self.experts[expert], self.tensor])
-        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-        return torch.Generator().manual_seed(seed)
 
 
 def one_per_expert(experts: Sequence[str]) -> tuple[str, ...]:
