@@ -8,10 +8,9 @@ from typing import TypeVar
 from torch import Tensor
 
 from merging.errors import MergeError
-from merging.methods.arithmetic import kept_count, present
+from merging.methods.arithmetic import present
 from merging.pieces import pieces
 from merging.threads import each
-from merging.thresholds import histogram, kth_largest_of
 
 Read = Callable[[str], Tensor]
 """A tensor by its name, as it is stored."""
@@ -26,8 +25,6 @@ class Whole:
     def __init__(self, names: Sequence[str], base: Read | None, tuned: Sequence[Read]) -> None:
         """`names` are the float tensors that are merged, `tuned` has a reader for each expert."""
         self._names, self._base, self._tuned = tuple(names), base, tuple(tuned)
-        self._histograms: dict[int, Tensor] = {}
-        self._thresholds: dict[tuple[int, float], float] = {}
         self._norms: tuple[float, ...] | None = None
 
     @property
@@ -40,17 +37,6 @@ class Whole:
 
     def each(self, look: Callable[[Iterator[Pieces]], R]) -> list[R]:
         return each(lambda name: look(self._pieces_of(name)), self._names)
-
-    def threshold(self, expert: int, density: float) -> float:
-        """Raises `MergeError` where there is no base."""
-        key = (expert, density)
-        if key not in self._thresholds:
-            if expert not in self._histograms:
-                self._histograms[expert] = histogram(self._magnitudes(expert))
-            upper = self._histograms[expert]
-            count = kept_count(density, int(upper.sum()))
-            self._thresholds[key] = kth_largest_of(count, upper, self._magnitudes(expert))
-        return self._thresholds[key]
 
     def squared_norms(self) -> tuple[float, ...]:
         """Raises `MergeError` where there is no base, and where a model is not finite."""
@@ -72,15 +58,6 @@ class Whole:
         base = pieces(self._base(name)) if self._base is not None else repeat(None)
         for origin, parts in zip(base, zip(*tuned, strict=True), strict=False):
             yield origin, list(parts)
-
-    def _magnitudes(self, expert: int) -> Iterator[Tensor]:
-        """|task vector| in float32, piece by piece."""
-        if self._base is None:
-            raise MergeError(_NO_BASE)
-        for name in self._names:
-            ours, theirs = pieces(self._base(name)), pieces(self._tuned[expert](name))
-            for base, tuned in zip(ours, theirs, strict=True):
-                yield (tuned.float() - base.float()).abs_()
 
     def _squared_lengths(self, parts: Iterator[Pieces]) -> list[float]:
         """|tau_k|^2 of each expert in one tensor; squares and sums in float64."""

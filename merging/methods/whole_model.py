@@ -27,11 +27,5 @@ class WholeModel(Protocol):
     def each(self, look: Callable[[Iterator[tuple[Tensor | None, list[Tensor]]]], R]) -> list[R]:
         """What `look` makes of the pieces of each tensor, in order; several at a time where torch may use threads."""
 
-    def threshold(self, expert: int, density: float) -> float:
-        """The smallest magnitude that an expert's task vector keeps where `density` of the whole of it is kept.
-
-        float32, exact. Remembered: another density of an expert takes one reading, a repeated one none.
-        """
-
     def squared_norms(self) -> tuple[float, ...]:
         """|tau_k|^2 of each expert's whole task vector, float64. Remembered."""

@@ -10,7 +10,7 @@ from tiny_llama import random_llama, recipe_over, save, with_noise
 from torch import Tensor
 
 from merging.groups import group_of
-from merging.materialize import MergeError, Sources, materialize, place
+from merging.materialize import MergeError, Sources, check_method, materialize, place
 from merging.methods import METHODS
 from merging.pieces import CHUNK
 from merging.recipe import Recipe, Source
@@ -106,7 +106,7 @@ def test_whole_model_thresholds_are_those_of_a_full_sort(zoo: Path) -> None:
         expert = load_file(zoo / name / "model.safetensors")
         vector = torch.cat([(expert[key].float() - base[key].float()).abs().flatten() for key in base])
         k = round(0.2 * vector.numel())
-        assert sources.whole(recipe).threshold(number, 0.2) == vector.sort(descending=True).values[k - 1].item()
+        assert sources.survey(recipe, check_method(recipe))[number] == vector.sort(descending=True).values[k - 1].item()
 
 
 def test_ties_over_the_whole_model_is_not_ties_tensor_by_tensor(zoo: Path) -> None:
