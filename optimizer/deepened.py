@@ -55,9 +55,7 @@ def deepened_model(job: JobFile, folder: str, layers: int) -> nn.Module:
 
     dtype = getattr(torch, job.workers.dtype)
     build: Any = AutoModelForCausalLM.from_config
-    model: nn.Module = build(
-        deepened_config(job, folder, layers), dtype=dtype, trust_remote_code=job.trust_remote_code
-    )
+    model: nn.Module = build(deepened_config(job, folder, layers), dtype=dtype, trust_remote_code=job.trust_remote_code)
     return model.to(device=torch.device(job.workers.torch_device()), dtype=dtype).eval()
 
 
