@@ -18,7 +18,11 @@ def locate(source: Source) -> tuple[Path, bool]:
     Raises `CheckpointError` where there is neither a folder nor a repository of that name.
     """
     local = Path(source.path).expanduser()
-    if local.is_dir():
+    try:
+        is_folder, is_there = local.is_dir(), local.exists()
+    except OSError as error:  # a name too long for any file, say
+        raise CheckpointError(f"{source.path[:200]}: cannot be looked for ({error.strerror}); check it.") from error
+    if is_folder:
         if source.revision is not None:
             raise CheckpointError(
                 f"{source.path}: a revision belongs to a Hub id, but this is a local folder and "
@@ -26,7 +30,7 @@ def locate(source: Source) -> tuple[Path, bool]:
                 "repository was meant."
             )
         return local, False
-    if local.exists():
+    if is_there:
         raise CheckpointError(f"{source.path}: must be a model folder, but is a file; give the folder it is in.")
     if not _HUB_ID.fullmatch(source.path):
         raise CheckpointError(

@@ -552,7 +552,8 @@ def _print_json(data: Any) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code: 0 done, 2 wrong input, 3 the job failed, 130 interrupted."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is half done is put in order first
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what is half done is put in order first
+        signal.signal(number, signal.default_int_handler)
     try:
         app(args=arguments, prog_name="mergeopt", standalone_mode=True)
     except InputError as error:
@@ -562,8 +563,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _complain(error)
         sys.exit(FAILED)
     except KeyboardInterrupt:
+        print("mergeopt: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 
 def _complain(error: Exception) -> None:
     print(f"mergeopt: {error}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

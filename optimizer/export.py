@@ -6,6 +6,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from merging.card import ScoreRow, model_card
+from merging.compatibility import check_tokenizers
 from merging.folder import write_checkpoint
 from merging.mergekit.export import to_mergekit
 from merging.recipe import Recipe
@@ -89,10 +90,13 @@ def write_recipe(
 
     `threads` and `device` are those of `merging.stream`; no bit depends on `threads`.
     """
-    if folder.exists():
-        raise InputError(f"{folder}: the target must not exist, but does; choose another name or remove it.")
+    refuse_target(folder)
     try:
         sources = Sources(recipe)
+        if "embeddings" not in recipe.unmerged:
+            base, experts = sources.chosen(recipe)
+            models = [*([base] if base is not None else []), *experts.values()]
+            check_tokenizers(models[0], models[1:])
         sources.verify()
         recipe = sources.fingerprinted(recipe)
         card = model_card(recipe, sources, scores or [], text, title)
@@ -101,6 +105,16 @@ def write_recipe(
         raise InputError(str(error)) from error
     except OSError as error:
         raise JobFailed(f"{folder}: could not be written ({error}); nothing of it was left behind.") from error
+
+
+def refuse_target(folder: Path) -> None:
+    """Raise `InputError` where the target exists, or cannot have the name it is to have."""
+    try:
+        there = folder.exists() or folder.is_symlink()
+    except OSError as error:
+        raise InputError(f"{str(folder)[:200]}: no folder can be called so ({error.strerror}).") from error
+    if there:
+        raise InputError(f"{folder}: the target must not exist, but does; choose another name or remove it.")
 
 
 def tenths(say: Say) -> Callable[[int, int], None]:

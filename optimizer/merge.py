@@ -16,7 +16,7 @@ from merging.recipe_file import read_recipe
 from merging.sources import Sources
 from merging.step import Step
 from optimizer.errors import InputError, JobFailed
-from optimizer.export import tenths, write_recipe
+from optimizer.export import refuse_target, tenths, write_recipe
 
 Say = Callable[[str], None]
 
@@ -33,8 +33,7 @@ class MergeOptions:
 
 def merge(file: Path, folder: Path, options: MergeOptions, say: Say) -> None:
     """Raises `InputError` where file, models or folder are wrong, `JobFailed` where the disk is full."""
-    if folder.exists():
-        raise InputError(f"{folder}: the target must not exist, but does; choose another name or remove it.")
+    refuse_target(folder)
     try:
         if not is_mergekit(file):
             _refuse_mergekit_options(options)

@@ -31,7 +31,7 @@ def test_an_example_job_runs_as_it_stands(place: Place, file: str) -> None:
     assert results["state"] == "done"
     assert [trial["state"] for trial in results["trials"]] == ["complete"] * written["search"]["budget"]["trials"]
     baselines = [trial["number"] for trial in results["trials"] if trial["origin"] == "baseline"]
-    methods = written["method"] if isinstance(written["method"], list) else []
+    methods = written["method"] if isinstance(written.get("method"), list) else []
     usual = 2 + len(written["models"]["experts"]) + len(written["search"]["scales"])
     assert len(baselines) == usual + 2 * len(methods)
     first, *others = results["test"]

@@ -383,6 +383,33 @@ def test_a_name_that_another_job_file_has_is_refused_with_what_differs(shop: Sho
     assert [job.spec["search"]["seed"] for job in list_jobs(database)] == [0]
 
 
+def merge_of(experts: dict[str, str], folder: Path, target: Path) -> None:
+    """A linear merge of these experts by a recipe file."""
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(json.dumps({"method": "linear", "experts": experts, "weights": dict.fromkeys(experts, 0.5)}))
+    merge(recipe, target, MergeOptions(), lambda _: None)
+
+
+def test_a_merge_of_models_that_map_tokens_differently_is_refused(shop: Shop, tmp_path: Path) -> None:
+    odd = tmp_path / "odd"
+    shutil.copytree(shop.models / "north", odd)
+    content = json.loads((odd / "tokenizer.json").read_text())
+    vocabulary = content["model"]["vocab"]
+    one, other = list(vocabulary)[-2:]
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    (odd / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="must map tokens to the same ids"):
+        merge_of({"south": str(shop.models / "south"), "odd": str(odd)}, tmp_path, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_names_that_no_file_can_have_are_refused(shop: Shop, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no folder can be called so"):
+        merge_of({"north": str(shop.models / "north")}, tmp_path, tmp_path / ("x" * 300))
+    with pytest.raises(InputError, match=r"cannot be looked for|there is no such folder"):
+        merge_of({"north": "/" + "x" * 5000}, tmp_path, tmp_path / "merged")
+
+
 def test_a_merge_does_not_touch_a_target_that_exists(shop: Shop, tmp_path: Path) -> None:
     experts = {name: str(shop.models / name) for name in EXPERTS}
     content = {"method": "linear", "experts": experts, "weights": dict.fromkeys(EXPERTS, 0.3)}
