@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from merging.check import check_method, check_recipe
 from merging.checkpoint import open_checkpoint
 from merging.errors import MergeError
+from merging.file_kinds import refuse_other_kinds
 from merging.frozen import Frozen
 from merging.groups import Group, groups_of
 from merging.methods import METHODS
@@ -75,6 +76,7 @@ def read_recipe(path: Path) -> Recipe:
     Opens the first model to learn its groups. Raises `FileError`, `CheckpointError` or `MergeError`.
     """
     content = read_mapping(path)
+    refuse_other_kinds(path, content, "a recipe")
     folder = path.resolve().parent
     if path.suffix == ".json":
         recipe = parse(content, Recipe, str(path))

@@ -48,6 +48,8 @@ def read_documents(path: Path) -> list[dict[str, Any]]:
         documents = list(yaml.load_all(text, Loader=_UniqueKeys))
     except yaml.YAMLError as error:
         raise FileError(f"{path}: is not valid YAML: {error}") from error
+    except RecursionError:
+        raise FileError(f"{path}: lists and mappings stand in each other too many times to be read.") from None
     except FileError as error:
         raise FileError(f"{path}, {error}") from None
     found = [content for content in documents if content is not None] or [None]
@@ -62,7 +64,7 @@ def parse(content: dict[str, Any], spec: type[Spec], name: str) -> Spec:
     try:
         return spec.model_validate(content)
     except ValidationError as error:
-        lines = [_explain(problem, spec, content) for problem in error.errors()]
+        lines = [_explain(problem, spec, content) for problem in error.errors() if not _follows(problem)]
         raise FileError("\n".join(f"{name}: {line}" for line in dict.fromkeys(lines))) from None
 
 
@@ -72,6 +74,29 @@ def suggest(word: str, known: list[str]) -> str:
     if near:
         return f"did you mean `{near[0]}`? (there is: {', '.join(known)})"
     return f"there is: {', '.join(known)}"
+
+
+_KINDS = {
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "a mapping of keys to values"),
+    **dict.fromkeys(("list_type", "tuple_type"), "a list"),
+}
+
+
+def _follows(problem: Any) -> bool:
+    """Whether a list is only too short because entries of it are wrong, which pydantic leaves out as it counts."""
+    return bool(problem["type"] == "too_short" and len(problem["input"]) >= problem["ctx"]["min_length"])
+
+
+def _in_words(problem: Any) -> str:
+    """What is wrong, where pydantic's own words are about its types."""
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind in _KINDS:
+        return f"must be {_KINDS[kind]}"
+    if kind in ("too_short", "too_long") and isinstance(problem["input"], dict | list | tuple):
+        count = context["min_length"] if kind == "too_short" else context["max_length"]
+        entries = f"{count} {'entry' if count == 1 else 'entries'}"
+        return f"must have at {'least' if kind == 'too_short' else 'most'} {entries}, but has {len(problem['input'])}"
+    return str(problem["msg"]).removeprefix("Value error, ")
 
 
 def _explain(problem: Any, spec: type[BaseModel], content: Any) -> str:
@@ -84,8 +109,8 @@ def _explain(problem: Any, spec: type[BaseModel], content: Any) -> str:
         said = f"is {problem['ctx']['tag']!r}" if "tag" in problem["ctx"] else "is missing"
         return f"`{where}.{key}` must say which kind it is{f', one of {kinds}' if kinds else ''}, but {said}."
     if problem["type"] == "missing":
-        return f"the key `{where}` is missing."
-    message = problem["msg"].removeprefix("Value error, ")
+        return f"the {'entry' if isinstance(problem['loc'][-1], int) else 'key'} `{where}` is missing."
+    message = _in_words(problem)
     value = problem.get("input")
     shown = "" if isinstance(value, dict | list) or not where else f" (got {value!r})"
     return f"`{where}`: {message}{shown}" if where else message
@@ -95,7 +120,11 @@ def _written(path: tuple[int | str, ...], content: Any) -> Iterator[str]:
     """The parts of a path that stand in the file; pydantic adds the names of the union members it tried."""
     for number, part in enumerate(path, start=1):
         here: Any = content
-        if (isinstance(content, dict) and part in content) or (isinstance(content, list) and isinstance(part, int)):
+        if isinstance(content, list):
+            there = isinstance(part, int) and part < len(content)  # a pair may lack its second
+        else:
+            there = isinstance(content, dict) and part in content
+        if there:
             content = here[part]
         elif number < len(path):
             continue

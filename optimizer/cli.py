@@ -318,10 +318,11 @@ def merge(
 ) -> None:
     """Do one merge, without a search."""
     from optimizer.delivery import Delivery
-    from optimizer.merge import MergeOptions, plan_lines, planned
+    from optimizer.merge import MergeOptions, check_output, plan_lines, planned
     from optimizer.merge import merge as do_merge
     from optimizer.progress import progress
 
+    check_output(dry_run, as_json, delivers=smoke or public or push_to_hub is not None)
     options = MergeOptions(lenient, seed, threads, device)
     if dry_run:
         plan = planned(config, options)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
+from merging.file_kinds import refuse_other_kinds
 from merging.frozen import Frozen
 from merging.groups import MODULES, group_of
 from merging.locate import locate
@@ -101,6 +102,7 @@ def import_evolve(
     draft = _Draft(file.resolve().parent, (beside or Path.cwd()).resolve())
     try:
         content = read_mapping(file)
+        refuse_other_kinds(file, content, "a config of mergekit-evolve", own_key="genome")
         if lenient:
             content, ignored = without_unknown(content, EvolveFile)
             draft.notes += [f"The unknown key `{key}` is left out." for key in ignored]

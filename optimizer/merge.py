@@ -31,6 +31,20 @@ class MergeOptions:
     device: str = "cpu"
 
 
+def check_output(dry_run: bool, as_json: bool, delivers: bool) -> None:
+    """Raises `InputError` where an option is given that says nothing about a plan, or about a merge.
+
+    `delivers`: something is to be done with the folder that is written.
+    """
+    if as_json and not dry_run:
+        raise InputError("--json says how a plan is shown, but nothing is planned; add --dry-run.")
+    if dry_run and delivers:
+        raise InputError(
+            "--smoke, --push-to-hub and --public are about the folder that is written, but --dry-run writes none; "
+            "take one of them out."
+        )
+
+
 def merge(file: Path, folder: Path, options: MergeOptions, say: Say) -> None:
     """Raises `InputError` where file, models or folder are wrong, `JobFailed` where the disk is full."""
     refuse_target(folder)

@@ -9,6 +9,7 @@ from evaluators.own_code import located_function
 from evaluators.shares import WITH_GRADIENT, Splits
 from evaluators.spec import Evaluate, counted
 from evaluators.vllm.spec import VllmSpec
+from merging.file_kinds import refuse_other_kinds
 from merging.frozen import Frozen
 from merging.named import Model, NamedMethod, NamedModel, located
 from merging.recipe import DType, Structure, Unmerged
@@ -203,6 +204,7 @@ def read_job_file(path: Path, name: str | None = None) -> JobFile:
     """
     try:
         content = read_mapping(path)
+        refuse_other_kinds(path, content, "a job file")
         if name is not None:
             content["name"] = name
         job = parse(content, JobFile, str(path))

@@ -10,6 +10,7 @@ from merging.adapters.files import Adapter, is_adapter, open_adapter
 from merging.adapters.write import write_adapter
 from merging.checkpoint import open_checkpoint
 from merging.errors import CheckpointError, MergeError
+from merging.file_kinds import refuse_other_kinds
 from merging.frozen import Frozen
 from merging.groups import group_of
 from merging.locate import locate
@@ -64,6 +65,7 @@ def read_adapter_recipe(path: Path, rank: int | None = None) -> AdapterRecipe:
     `FileError`, or `MergeError` for a whole merge by another method than task arithmetic.
     """
     content = read_mapping(path)
+    refuse_other_kinds(path, content, "a recipe over adapters")
     if path.suffix == ".json" and "experts" in content:
         written = _of_a_whole_merge(parse(content, Recipe, str(path)))
     else:

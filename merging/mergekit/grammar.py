@@ -163,7 +163,8 @@ class MergeConfig(Frozen):
         text = self.chat_template
         if text is not None and text not in TEMPLATES and (len(text) < 20 or "{" not in text):
             raise ValueError(
-                f"`chat_template` must be one of {', '.join(TEMPLATES)}, or the template itself, but is {text!r}"
+                f"`chat_template` must be one of {', '.join(TEMPLATES)}, or the template itself, of at least 20 "
+                f"characters with a `{{` among them, but is {text!r}"
             )
         return self
 

@@ -74,27 +74,23 @@ def _shared_out(shared: Values, each: Values) -> tuple[float, ...]:
     weights = each["weight"]
     total = sum(weights) if shared["normalize"] else 1.0
     divisor = total if abs(total) >= 1e-8 else 1.0
-    kept = [0.0 if density <= 0 else weight for weight, density in zip(weights, _densities(each, weights), strict=True)]
-    return tuple(weight / divisor * shared["lambda"] for weight in kept)
+    return tuple(weight / divisor * shared["lambda"] for weight in weights)
 
 
 def _elected(shared: Values, each: Values) -> tuple[tuple[float, ...], Structure]:
     """Row and settings of methods that elect signs: they divide by the weights that agree, entry by entry."""
-    weights = each["weight"]
-    kept = [0.0 if density <= 0 else weight for weight, density in zip(weights, _densities(each, weights), strict=True)]
     average = "weights" if shared["normalize"] else "sum"
-    return tuple(kept), {"average": average, "scale": shared["lambda"]}
-
-
-def _densities(each: Values, weights: tuple[float, ...]) -> tuple[float, ...]:
-    found: tuple[float, ...] = each.get("density", (1.0,) * len(weights))
-    return found
+    return tuple(each["weight"]), {"average": average, "scale": shared["lambda"]}
 
 
 def _sparse(method: str, shared: Values, each: Values, settings: tuple[str, ...]) -> Structure:
-    """The settings of sparse methods. A density of none is a weight of 0, one above 1 keeps everything."""
-    densities = tuple(min(1.0, density) if density > 0 else 1.0 for density in each["density"])
-    found: Structure = {"compat": "mergekit", "density": densities, **{name: each[name] for name in settings}}
+    """The settings of sparse methods. Raises `MergeError` where a density is not one."""
+    for density in each["density"]:
+        if not 0 < density <= 1:
+            raise MergeError(
+                f"`density` must be above 0 and at most 1, but is {density:g}; a `weight` of 0 leaves a model out."
+            )
+    found: Structure = {"compat": "mergekit", "density": each["density"], **{name: each[name] for name in settings}}
     if method.partition("_")[0] in ("dare", "della"):
         return found | {"rescale": "norm" if shared["rescale"] else "none"}
     if shared["rescale"]:
@@ -103,7 +99,7 @@ def _sparse(method: str, shared: Values, each: Values, settings: tuple[str, ...]
 
 
 def _task_arithmetic(shared: Values, each: Values, count: int) -> Call:  # noqa: ARG001
-    return Call("task_arithmetic", _shared_out(shared, {"weight": each["weight"]}))
+    return Call("task_arithmetic", _shared_out(shared, each))
 
 
 def _adding(method: str, *settings: str) -> Callable[[Values, Values, int], Call]:
@@ -122,10 +118,12 @@ def _electing(method: str, *settings: str) -> Callable[[Values, Values, int], Ca
 
 
 def _sce(shared: Values, each: Values, count: int) -> Call:  # noqa: ARG001
-    """Selecting nothing is the base."""
+    """Selecting nothing is the base. Raises `MergeError` where the share is none."""
     share = shared["select_topk"]
+    if not 0 <= share <= 1:
+        raise MergeError(f"`select_topk` must be from 0 (the base) to 1, but is {share:g}.")
     row = (1.0 if share > 0 else 0.0,) * count
-    return Call("sce", row, {"compat": "mergekit", "density": min(1.0, share) if share > 0 else 1.0})
+    return Call("sce", row, {"compat": "mergekit", "density": share if share > 0 else 1.0})
 
 
 def _model_stock(shared: Values, each: Values, count: int) -> Call:  # noqa: ARG001

@@ -21,9 +21,9 @@ def owner(tensor: str, modules: Sequence[str]) -> str | None:
 
     A part of the tensor's name must be the module's, or one that modules of this name have. What fits no known module
     (`model.layers...` and `lm_head` beside `visual...`) belongs to the first there is of `text_decoder`, `shared` and
-    `decoder`.
+    `decoder`. What would belong to none belongs to `default`, mergekit's name for all of an ordinary text model.
     """
     parts = tensor.split(".")
     words = {**_WORDS, **{name: (name,) for name in modules if name not in _WORDS}}
     named = [name for name, known in words.items() if any(word in parts for word in known)]
-    return next((name for name in named or _REST if name in modules), None)
+    return next((name for name in named or _REST if name in modules), "default" if "default" in modules else None)

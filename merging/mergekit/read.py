@@ -98,6 +98,12 @@ def _in_order(configs: Sequence[MergeConfig], path: Path) -> list[MergeConfig]:
     """What others are made from first, the result last. Raises `FileError` where they go in a circle."""
     named = {config.name: config for config in configs if config.name is not None}
     final = [config for config in configs if config.name is None]
+    for name, config in named.items():
+        if any(reference.model.path == name for reference in config.references()):
+            raise FileError(
+                f"{path}: `name` is what other documents call the result, so `{name}` cannot be made from a model "
+                f"`{name}`; give it another name, or none if it is the only document."
+            )
     if len(configs) == 1:
         return list(configs)
     if len(named) + len(final) < len(configs):

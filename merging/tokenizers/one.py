@@ -23,10 +23,14 @@ class OneTokenizer:
     def __init__(self, start: KnownTokens, others: Sequence[KnownTokens] = (), more: Sequence[str] = ()) -> None:
         """`others`: models whose tokens are added. `more`: tokens that are added if no model has them.
 
-        Raises `MergeError` where `start` has tokens without a row that cannot be left out.
+        Raises `MergeError` where `start` has tokens without a row that cannot be left out, or is no tokenizer.
         """
         self.start = start
-        self._tokenizer = Tokenizer.from_str(json.dumps(_without_unused(start)))
+        content = json.dumps(_without_unused(start))
+        try:
+            self._tokenizer = Tokenizer.from_str(content)
+        except Exception as error:  # the library raises nothing narrower
+            raise MergeError(f"{start.folder / FILE}: cannot be read as a tokenizer ({error}).") from error
         models = [start, *others]
         added = {token: settings for model in reversed(models) for token, settings in reversed(model.added.items())}
         for model in others:

@@ -12,7 +12,8 @@ def token_report(models: Mapping[str, KnownTokens | None]) -> dict[str, Any]:
     """Plain data. For each model: how many rows and tokens it has, tokens without a row, rows without a token; against
     the first model that has a tokenizer.json, which tokens it `lacks`, has `more`, or has at other rows (`moved`).
 
-    `union` is how many tokens they have together, `alike` whether every token has one row in all of them.
+    `union` is how many tokens they have together, `alike` whether every token has one row in all of them, `same_rows`
+    whether all have as many rows; both None where those that are known agree, and some model has no tokenizer.json.
     """
     known = {name: one for name, one in models.items() if one is not None}
     first = next(iter(known), None)
@@ -21,10 +22,13 @@ def token_report(models: Mapping[str, KnownTokens | None]) -> dict[str, Any]:
         for token in one.ids:
             owners.setdefault(token, []).append(name)
     rows = {name: _against(one, known[first]) if first is not None else {} for name, one in known.items()}
+    alike = all(not (row["lacks"] or row["more"] or row["moved"]) for row in rows.values())
+    same_rows = all(one.rows == known[first].rows for one in known.values()) if first is not None else True
+    complete = len(known) == len(models)
     return {
         "first": first,
-        "alike": all(not (row["lacks"] or row["more"] or row["moved"]) for row in rows.values()),
-        "same_rows": len({one.rows for one in known.values()}) <= 1,
+        "alike": alike if complete or not alike else None,
+        "same_rows": same_rows if complete or not same_rows else None,
         "union": len(owners),
         "in_all": sum(len(names) == len(known) for names in owners.values()),
         "models": {
@@ -46,7 +50,13 @@ def token_report(models: Mapping[str, KnownTokens | None]) -> dict[str, Any]:
 def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """The report as text, a few tokens of each list, and what to do about it."""
     yield from model_lines(report)
-    if report["alike"] and report["same_rows"]:
+    if report["alike"] is None:
+        unknown = ", ".join(name for name, one in report["models"].items() if one is None)
+        yield (
+            f"Whether tokens have the same rows in all models cannot be told without the tokenizer.json of {unknown}; "
+            "make it: `AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)`."
+        )
+    elif report["alike"] and report["same_rows"]:
         yield "Every token has the same row in all models: they can be merged as they are."
     elif report["alike"]:
         yield "Every token has the same row in all models, but some have more padding; it is cut."

@@ -48,6 +48,12 @@ def test_a_misspelt_key_is_refused_and_may_be_left_out(place: Place) -> None:
     assert "left out the unknown key `dtyp`" in place.run("merge", "typo.yml", "typo", "--lenient").stderr
 
 
+def test_options_that_say_nothing_about_what_is_done_are_refused(place: Place) -> None:
+    assert "add --dry-run" in place.run("merge", "config.yml", "shown", "--json", code=2).stderr
+    assert "--dry-run writes none" in place.run("merge", "config.yml", "--dry-run", "--smoke", code=2).stderr
+    assert not (place.folder / "shown").exists()
+
+
 def test_a_recipe_and_its_config_of_mergekit_are_one_merge(place: Place) -> None:
     expert = next(entry.name for entry in sorted((place.folder / "models").iterdir()) if entry.name != "base")
     weights = {"default": {"expert": 0.3}, "layer.0.attention": {"expert": 0.7}}

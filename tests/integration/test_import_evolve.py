@@ -109,6 +109,16 @@ def test_what_a_job_cannot_ask_for_is_refused(genome: dict[str, Any], said: str,
         job(tmp_path, genome)
 
 
+def test_a_merge_config_is_sent_to_the_command_that_takes_it(tmp_path: Path) -> None:
+    (tmp_path / "merge.yml").write_text("merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}]\n")
+    with pytest.raises(InputError) as refusal:
+        import_evolve(tmp_path / "merge.yml")
+    (line,) = str(refusal.value).splitlines()
+    assert line.endswith(
+        "must be a config of mergekit-evolve, but is a merge config of mergekit, which `mergeopt merge` carries out."
+    )
+
+
 def test_unknown_keys_are_left_out_where_that_is_allowed(tmp_path: Path) -> None:
     genome = {"models": ["org/a"], "merge_method": "linear", "typo": 1}
     (tmp_path / "evolve.yml").write_text(yaml.safe_dump({"genome": genome, "tasks": ["arc_easy"], "ga": {"elite": 1}}))

@@ -98,3 +98,15 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path, text: str, said: str) -
 def test_a_file_that_is_not_there_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         read_job_file(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("genome: {models: [a], merge_method: linear}\n", "a config of mergekit-evolve, which `mergeopt import-ev"),
+        ("merge_method: linear\nmodels: [{model: a}]\n", "a merge config of mergekit, which `mergeopt merge`"),
+    ],
+)
+def test_a_config_of_mergekit_is_sent_to_the_command_that_takes_it(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(InputError, match=f"must be a job file, but is {said}[^\n]*$"):
+        read_job_file(_written(tmp_path, text))

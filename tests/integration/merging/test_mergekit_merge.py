@@ -205,6 +205,21 @@ def test_a_chat_template_is_set_by_name_by_text_or_by_most(merge: Merge, place: 
     assert "messages[0]" in (merge(text + "chat_template: auto\n") / "chat_template.jinja").read_text()
 
 
+def test_the_module_default_is_the_whole_model(merge: Merge, place: Path) -> None:
+    layout = "{model: sort, parameters: {weight: [0.2, 0.8]}}, {model: add, parameters: {weight: 0.5}}"
+    whole = tensors(merge(f"merge_method: linear\nmodels: [{layout}]\n"))
+    shutil.rmtree(place / "merged")
+    module = tensors(merge(f"merge_method: linear\nmodules: {{default: {{models: [{layout}]}}}}\n"))
+    assert whole.keys() == module.keys()
+    assert all(torch.equal(whole[name], module[name]) for name in whole)
+    shutil.rmtree(place / "merged")
+    slices = "[{sources: [{model: sort, layer_range: [1, 2]}]}]"
+    cut = merge(f"merge_method: passthrough\nmodules: {{default: {{slices: {slices}}}}}\n")
+    assert config_of(cut)["num_hidden_layers"] == 1
+    first, second = "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"
+    assert torch.equal(tensors(cut)[first], tensors(place / "sort")[second])
+
+
 def test_masks_do_not_depend_on_where_models_lie(merge: Merge, tmp_path: Path, zoo: Path) -> None:
     text = (
         "merge_method: dare_linear\nbase_model: base\nparameters: {weight: 0.5, density: 0.5}\n"
@@ -248,6 +263,11 @@ def test_masks_do_not_depend_on_where_models_lie(merge: Merge, tmp_path: Path, z
         (
             "merge_method: della\nbase_model: base\nmodels: [{model: sort, parameters: {weight: 1, density: 0.1}}]",
             "density -/\\+ epsilon must be above 0",
+        ),
+        (
+            "merge_method: ties\nbase_model: base\n"
+            "models: [{model: sort, parameters: {weight: 1, density: [0.5, 1.5]}}]",
+            r"`model.layers.1.*`density` must be above 0 and at most 1, but is 1.5",
         ),
         ("merge_method: passthrough\nmodels: [{model: nowhere}]", "nowhere: there is no such folder"),
     ],

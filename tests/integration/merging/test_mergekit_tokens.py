@@ -11,13 +11,14 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from merging.checkpoint import open_checkpoint
-from merging.errors import MergeError
+from merging.errors import CheckpointError, MergeError
 from merging.mergekit.prepare import prepare
 from merging.mergekit.read import read_configs
 from merging.mergekit.write import merge_file
 from merging.recipe import Source
 from merging.tokenizers.known import known_tokens
 from merging.tokenizers.report import report_lines, token_report
+from optimizer.errors import InputError
 from optimizer.tokens import compare_tokens
 
 
@@ -147,6 +148,37 @@ def test_a_report_says_which_tokens_come_from_whom(models: Path) -> None:
     assert "tb: 6 tokens in 6 rows, 0 of them padding" in text
     assert "2 tokens ('ef', '<im>') that ta lacks" in text
     assert "tokenizer: {source: union}" in text
+
+
+def test_what_cannot_be_told_without_a_tokenizer_is_not_claimed(models: Path) -> None:
+    (models / "y" / "tokenizer.json").unlink()
+    report = compare_tokens([str(models / "x"), str(models / "y")])
+    assert (report["alike"], report["same_rows"]) == (None, None)
+    last = list(report_lines(report))[-1]
+    assert last.startswith("Whether tokens have the same rows in all models cannot be told")
+    assert str(models / "y") in last
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{}", "must be a tokenizer, with a `vocab` in its `model`, but has none"),
+        ('{"model": {"vocab": {}}, "added_tokens": [{"content": "a"}]}', "must each have `content` and `id`"),
+    ],
+)
+def test_json_that_is_no_tokenizer_is_refused_with_its_name(content: str, said: str, models: Path) -> None:
+    (models / "tb" / "tokenizer.json").write_text(content)
+    for names in (("ta", "tb"), ("tb", "ta")):
+        with pytest.raises(CheckpointError, match=rf"tb/tokenizer\.json: .*{said}"):
+            merged(models, average(*names) + "tokenizer: {source: union}\n")
+    with pytest.raises(InputError, match=rf"tb/tokenizer\.json: .*{said}"):
+        compare_tokens([str(models / "ta"), str(models / "tb")])
+
+
+def test_a_tokenizer_of_no_known_kind_is_refused_with_its_name(models: Path) -> None:
+    (models / "ta" / "tokenizer.json").write_text('{"model": {"type": "other", "vocab": {"a": 0}}}')
+    with pytest.raises(MergeError, match=r"ta/tokenizer\.json: cannot be read as a tokenizer"):
+        merged(models, average("ta", "tb") + "tokenizer: {source: union}\n")
 
 
 def test_models_with_the_same_tokens_are_said_to_be_alike(models: Path) -> None:

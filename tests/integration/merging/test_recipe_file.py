@@ -95,7 +95,16 @@ def test_slerp_takes_its_one_number(here: Path) -> None:
             f"method: ties{MODELS}coefficients: {{layer.0.mlp: {{reverse: 1, sort: 1}}}}",
             "every group must have a row of coefficients",
         ),
-        ("method: ties\nexperts: {}\nweights: {}", "experts"),
+        ("method: ties\nexperts: {}\nweights: {}", "`experts`: must have at least 1 entry, but has 0"),
+        (f"method: 3{MODELS}weights: {{reverse: 1, sort: 1}}", "`method`: must be a mapping of keys to values (got 3)"),
+        (
+            "merge_method: linear\nmodels: [{model: reverse, parameters: {weight: 1}}]",
+            "must be a recipe, but is a merge config of mergekit, which `mergeopt merge` carries out.",
+        ),
+        (
+            "genome: {models: [reverse], merge_method: linear}\ntasks: [arc_easy]",
+            "must be a recipe, but is a config of mergekit-evolve, which `mergeopt import-evolve` makes a job file of.",
+        ),
     ],
 )
 def test_a_mistake_is_answered(here: Path, text: str, expected: str) -> None:

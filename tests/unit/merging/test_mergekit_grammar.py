@@ -36,6 +36,19 @@ def config(tmp_path: Path) -> Path:
         ("merge_method: linear", "but there is none"),
         (LINEAR + "tokenizer_source: base\ntokenizer: {source: union}", "only one of `tokenizer`"),
         (LINEAR + "chat_template: short", "`chat_template` must be one of auto"),
+        (LINEAR + "chat_template: '{{ x }}'", "at least 20 characters with a `{` among them, but is '{{ x }}'"),
+        (
+            "merge_method: linear\nslices: [{sources: [{model: a, layer_range: [0]}]}]",
+            "the entry `slices.0.sources.0.layer_range.1` is missing.$",
+        ),
+        (
+            "merge_method: linear\nslices: [{sources: [{model: a, layer_range: [0, 1, 2]}]}]",
+            "`slices.0.sources.0.layer_range`: must have at most 2 entries, but has 3$",
+        ),
+        (LINEAR + "name: a", "so `a` cannot be made from a model `a`"),
+        ("merge_method: linear\nslices: [{sources: []}]", "`slices.0.sources`: must have at least 1 entry, but has 0$"),
+        ("merge_method: linear\nmodels: [3]", r"`models.0`: must be a mapping of keys to values \(got 3\)$"),
+        ("merge_method: linear\nmodels: a", r"`models`: must be a list \(got 'a'\)$"),
         (LINEAR + "merge_method: slerp", "the key `merge_method` is written twice"),
         ("merge_method: linear\nslices: [{sources: [{model: a, layer_range: [2, 2]}]}]", "`layer_range`"),
         (
@@ -49,6 +62,20 @@ def config(tmp_path: Path) -> Path:
 def test_what_is_wrong_in_a_config_is_named(text: str, said: str, config: Path) -> None:
     config.write_text(text)
     with pytest.raises((FileError, MergeError), match=said):
+        read_configs(config)
+
+
+def test_a_wrong_source_of_a_slice_is_all_that_is_said(config: Path) -> None:
+    config.write_text("merge_method: linear\nslices: [{sources: [{model: a, layer_range: [2, 2]}]}]\n")
+    with pytest.raises(FileError) as refusal:
+        read_configs(config)
+    (line,) = str(refusal.value).splitlines()
+    assert "`slices.0.sources.0`: `layer_range` is from the first layer" in line
+
+
+def test_a_file_that_is_nested_too_deeply_is_refused(config: Path) -> None:
+    config.write_text(LINEAR + "parameters: " + "[" * 3000 + "]" * 3000)
+    with pytest.raises(FileError, match=r"config\.yml: lists and mappings stand in each other too many times"):
         read_configs(config)
 
 
@@ -114,6 +141,11 @@ def test_tensors_go_to_the_modules_that_a_config_names() -> None:
     assert owner("model.visual.blocks.0.attn.qkv.weight", ["text_decoder"]) is None
     assert owner("shared.weight", ["encoder", "decoder"]) is None
     assert owner("encoder.block.0.layer.0.SelfAttention.q.weight", ["encoder", "decoder"]) == "encoder"
+
+
+@pytest.mark.parametrize("tensor", ["model.layers.0.mlp.up_proj.weight", "lm_head.weight", "encoder.norm.weight"])
+def test_default_is_all_of_an_ordinary_model(tensor: str) -> None:
+    assert owner(tensor, ["default"]) == "default"
 
 
 def layers(**values: list[float]) -> dict[str, float]:

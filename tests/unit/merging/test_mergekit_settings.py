@@ -113,10 +113,16 @@ def test_every_method_of_mergekit_has_one_of_ours_with_such_settings(name: str) 
     assert len(call.row) == len(ours.coefficients(tuple(f"model{number}" for number in range(count))))
 
 
-def test_a_density_of_none_leaves_a_model_out() -> None:
-    each = {"weight": (0.5, 0.5), "density": (0.0, 1.5)}
+@pytest.mark.parametrize("density", [-0.1, 0.0, 1.5])
+@pytest.mark.parametrize("name", ["ties", "dare_linear"])
+def test_a_density_outside_its_range_is_refused(name: str, density: float) -> None:
+    each = {"weight": (0.5, 0.5), "density": (0.5, density)}
     shared = {"normalize": False, "rescale": False, "lambda": 2.0, "int8_mask": False}
-    call = COUNTERPARTS["ties"].call(shared, each, 2)
-    assert call.row == (0.0, 0.5)
-    assert call.structure is not None
-    assert (call.structure["density"], call.structure["scale"], call.structure["average"]) == ((1.0, 1.0), 2.0, "sum")
+    with pytest.raises(MergeError, match=f"`density` must be above 0 and at most 1, but is {density:g}"):
+        COUNTERPARTS[name].call(shared, each, 2)
+
+
+def test_sce_selects_no_more_than_all() -> None:
+    assert COUNTERPARTS["sce"].call({"select_topk": 0.0}, {}, 2).row == (0.0, 0.0)
+    with pytest.raises(MergeError, match=r"`select_topk` must be from 0 .* to 1, but is 1\.5"):
+        COUNTERPARTS["sce"].call({"select_topk": 1.5}, {}, 2)
