@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from merging.errors import MergeError
+from merging.file_mode import as_new
 from merging.pieces import pieces
 
 Kind = Literal["gram", "fisher"]
@@ -220,6 +221,7 @@ def write_statistics(
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside, metadata=facts)
         with open(beside, "rb") as stream:
             os.fsync(stream.fileno())
+        as_new(Path(beside))
         os.replace(beside, file)
     finally:
         Path(beside).unlink(missing_ok=True)

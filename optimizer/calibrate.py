@@ -33,7 +33,7 @@ class Text:
 
 
 def calibrate(recipe_file: Path, texts: Mapping[str, Path], say: Say, *, running: bool = False) -> list[Path]:
-    """Write a file for each expert of a recipe into the folder that its `statistics` names; those there are replaced.
+    """Write a file for each expert of a recipe into the folder that its `statistics` names, which must have none yet.
 
     `texts` are files for each expert: `.jsonl` with `text`, or `prompt` and `answer`, in each line, or any other with
     an example in each line. For causal language models of transformers, on the CPU, in float32. With `running`, Gram
@@ -49,6 +49,7 @@ def calibrate(recipe_file: Path, texts: Mapping[str, Path], say: Say, *, running
         kind = KINDS[recipe.method]
         if running and kind != "gram":
             raise InputError(f"only regmean has a running merge, but the recipe's method is {recipe.method}.")
+        _refuse_existing(Path(str(recipe.structure["statistics"])))
         examples = _examples(recipe, texts)
         if running:
             return _running(recipe, examples, say)
@@ -57,6 +58,16 @@ def calibrate(recipe_file: Path, texts: Mapping[str, Path], say: Say, *, running
         ]
     except (ValueError, OSError) as error:
         raise InputError(str(error)) from error
+
+
+def _refuse_existing(folder: Path) -> None:
+    """A recipe's digest names the folder: with other statistics in it the same recipe would give another merge."""
+    there = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    if there:
+        raise InputError(
+            f"{folder}: must have no statistics yet, but has {len(there)} files, first {there[0].name}; remove them, "
+            "or name another folder."
+        )
 
 
 def files_by_expert(said: Sequence[str]) -> dict[str, Path]:

@@ -95,6 +95,7 @@ def read_settings(folder: Path) -> tuple[Settings, dict[str, Any]]:
         raise CheckpointError(f"{file}: `{where}`: {problem['msg']}; save the adapter again with peft.") from error
     if kind == "LORA":
         _check_meaning(file, config)
+        _check_numbers(file, config)
     return settings, config
 
 
@@ -112,6 +113,22 @@ def _check_meaning(file: Path, config: dict[str, Any]) -> None:
                 f"{file}: has `{key}`: {why}. Merge it into its base first, where peft can "
                 "(`model.merge_and_unload().save_pretrained(...)`)."
             )
+
+
+def _check_numbers(file: Path, config: dict[str, Any]) -> None:
+    """Patterns are regular expressions, and scales finite."""
+    for key in ("rank_pattern", "alpha_pattern"):
+        for pattern in config.get(key) or {}:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise CheckpointError(
+                    f"{file}: each name in `{key}` must be a regular expression, but {pattern!r} is none ({error})."
+                ) from error
+    alphas = [config.get("lora_alpha"), *(config.get("alpha_pattern") or {}).values()]
+    for alpha in alphas:
+        if isinstance(alpha, int | float) and not math.isfinite(alpha):
+            raise CheckpointError(f"{file}: `lora_alpha` must be finite, but is {alpha}; correct it.")
 
 
 def _by_pattern(patterns: Mapping[str, Value], module: str, otherwise: Other) -> Value | Other:

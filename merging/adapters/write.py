@@ -28,6 +28,7 @@ def write_adapter(
     import torch
     from safetensors.torch import save_file
 
+    from merging.file_mode import as_new
     from merging.folder import _complete_or_absent
 
     tensors = {}
@@ -38,6 +39,7 @@ def write_adapter(
     settings = _settings(combined, list(adapters.values()), recipe)
     with _complete_or_absent(folder) as building:
         save_file(tensors, building / WEIGHTS, metadata={"format": "pt"})
+        as_new(building / WEIGHTS)
         (building / CONFIG_FILE).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         (building / RECIPE_FILE).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
         (building / "README.md").write_text(_card(combined, adapters, settings, recipe), encoding="utf-8")

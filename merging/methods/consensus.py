@@ -21,7 +21,7 @@ Factor = Annotated[float, Field(ge=0)]
 class Consensus(Sparse):
     """Settings of `consensus`."""
 
-    votes: Annotated[int, Field(ge=0), Range(0, 4, whole=True)] = Field(
+    votes: Annotated[int, Field(ge=0), Range(1, 2, whole=True)] = Field(
         default=2, description="k: how many experts must use an entry; 0 keeps all"
     )
     mask_factor: Annotated[Factor | tuple[Factor, ...], Range(0.1, 1)] = Field(
@@ -51,6 +51,13 @@ def agreed(base: Tensor | None, tuned: Sequence[Tensor], at: At[Consensus]) -> l
     return scaled([vector.mul_(votes) for vector in vectors], at.structure.scale)
 
 
+def row_error(row: tuple[float, ...], structure: Consensus) -> str | None:
+    """More votes than there are experts would leave the base."""
+    if structure.votes > len(row):
+        return f"`votes` must be at most the number of experts, {len(row)}, but is {structure.votes}"
+    return one_per_expert(row, structure)
+
+
 CONSENSUS = Method(
     name="consensus",
     summary="Add up the task vectors where enough experts rely on the entry.",
@@ -61,5 +68,5 @@ CONSENSUS = Method(
     directions=agreed,
     combine=add_up,
     elementwise=always,
-    row_error=one_per_expert,
+    row_error=row_error,
 )

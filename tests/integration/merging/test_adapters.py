@@ -284,6 +284,23 @@ def test_factors_of_different_ranks_are_named(base: Checkpoint, lora: Path) -> N
     assert "`model.layers.0.self_attn.q_proj` must have rank 4, but have shapes (4, 32) and (32, 3)" in message
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("rank_pattern", {"q_proj(": 8}, "must be a regular expression"),
+        ("alpha_pattern", {"[": 8}, "must be a regular expression"),
+        ("lora_alpha", float("inf"), "finite"),
+    ],
+)
+def test_settings_that_are_no_patterns_or_numbers_are_refused(
+    base: Checkpoint, lora: Path, key: str, value: object, said: str
+) -> None:
+    file = lora / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    with pytest.raises(CheckpointError, match=said):
+        opened(lora, base)
+
+
 def test_a_rank_other_than_the_settings_is_refused(base: Checkpoint, lora: Path) -> None:
     assert "must have rank 5" in refusal(configured(lora, r=5), base)
 

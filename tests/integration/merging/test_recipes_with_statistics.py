@@ -1,6 +1,7 @@
 """RegMean, RegMean++ and Fisher merging from a recipe and texts, without an evaluator."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,9 @@ def test_the_running_merge_shows_each_layer_what_the_merge_before_it_makes(pool:
     """By hand: the second layer's inputs come from a model whose first layer, and embeddings, are the merge's."""
     file = recipe_file(pool)
     plain = [open_statistics(one).tensor(UP) for one in calibrate(file, texts(pool), quietly)]
+    with pytest.raises(InputError, match="must have no statistics yet, but has 2 files"):
+        calibrate(file, texts(pool), quietly, running=True)
+    shutil.rmtree(pool / "statistics")
     running = [open_statistics(one) for one in calibrate(file, texts(pool), quietly, running=True)]
     assert all(not torch.allclose(one.tensor(UP), other, rtol=1e-3) for one, other in zip(running, plain, strict=True))
     found = merged(file)

@@ -409,3 +409,10 @@ def test_every_corner_of_dellas_ranges_is_allowed() -> None:
         for e in (epsilon.low, epsilon.high):  # type: ignore[union-attr]
             METHODS["della"].structure.model_validate({"density": d, "epsilon": e})
     assert math.isclose(METHODS["della"].structure().density, 0.7)  # type: ignore[attr-defined]
+
+
+def test_more_votes_than_experts_are_refused_as_they_would_leave_the_base() -> None:
+    consensus = METHODS["consensus"]
+    said = consensus.row_error((1.0, 1.0), consensus.structure(votes=3))
+    assert said == "`votes` must be at most the number of experts, 2, but is 3"
+    assert consensus.row_error((1.0, 1.0), consensus.structure(votes=2)) is None
