@@ -21,6 +21,8 @@ def smoke(folder: Path, load: str = "causal-lm") -> str:
 
     if load not in CLASSES and not load.startswith("AutoModel"):
         raise JobFailed(f"--smoke loads models by transformers, but this job loads its own by `{load}`; leave it out.")
+    quiet: Any = transformers.utils.logging.disable_progress_bar
+    quiet()
     try:
         model, found = transformers_class(load).from_pretrained(
             folder, dtype="auto", use_safetensors=True, output_loading_info=True

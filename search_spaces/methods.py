@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from itertools import islice, product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -24,12 +24,12 @@ Value = bool | int | float | str
 
 
 class Searched(Frozen):
-    """A setting that is searched: over what the method declares where `search` is empty.
+    """A setting that is searched: over what the method declares where `search` is None.
 
     `search` is `[low, high]` for a number, any list of values for a setting that has few. `log` has ratios count.
     """
 
-    search: tuple[Value, ...] = ()
+    search: Annotated[tuple[Value, ...], Field(min_length=1)] | None = None
     log: bool | None = None
 
 

@@ -80,6 +80,7 @@ def test_a_baseline_is_a_point_where_its_method_is_searched_without_settings() -
         ({"name": "ties", "scope": {"search": ["tensor", "planet"]}}, "narrow what is searched"),
         ({"name": "della", "density": {"search": [0.02, 0.5]}, "epsilon": 0.14}, "narrow what is searched"),
         ([], "at least 1"),
+        ({"name": "ties", "density": {"search": []}}, "at least 1"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_with_its_reason(written: Any, said: str) -> None:
