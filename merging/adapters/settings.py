@@ -117,23 +117,28 @@ def _check_meaning(file: Path, config: dict[str, Any]) -> None:
 
 def _check_numbers(file: Path, config: dict[str, Any]) -> None:
     """Patterns are regular expressions, and scales finite."""
-    for key in ("rank_pattern", "alpha_pattern"):
-        for pattern in config.get(key) or {}:
+    for key in ("rank_pattern", "alpha_pattern", "trainable_token_indices"):
+        patterns = config.get(key)
+        for pattern in patterns if isinstance(patterns, dict) else ():
             try:
-                re.compile(pattern)
+                re.compile(_ending(pattern))
             except re.error as error:
                 raise CheckpointError(
                     f"{file}: each name in `{key}` must be a regular expression, but {pattern!r} is none ({error})."
                 ) from error
-    alphas = [config.get("lora_alpha"), *(config.get("alpha_pattern") or {}).values()]
-    for alpha in alphas:
-        if isinstance(alpha, int | float) and not math.isfinite(alpha):
-            raise CheckpointError(f"{file}: `lora_alpha` must be finite, but is {alpha}; correct it.")
+    alphas = config.get("alpha_pattern") or {}
+    for key, alpha in {"lora_alpha": config.get("lora_alpha"), **alphas}.items():
+        if alpha is not None and not math.isfinite(float(alpha)):
+            raise CheckpointError(f"{file}: the alpha `{key}` must be finite, but is {alpha}; correct it.")
+
+
+def _ending(pattern: str) -> str:
+    return rf"(.*\.)?({pattern})$"
 
 
 def _by_pattern(patterns: Mapping[str, Value], module: str, otherwise: Other) -> Value | Other:
     """The value of the first pattern that a module's name, or an end of it behind a dot, matches: peft's rule."""
     for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        if re.match(_ending(pattern), module):
             return value
     return otherwise

@@ -289,6 +289,9 @@ def test_factors_of_different_ranks_are_named(base: Checkpoint, lora: Path) -> N
     [
         ("rank_pattern", {"q_proj(": 8}, "must be a regular expression"),
         ("alpha_pattern", {"[": 8}, "must be a regular expression"),
+        ("rank_pattern", {"(?i)q_proj": 8}, "must be a regular expression"),
+        ("trainable_token_indices", {"embed(": [1]}, "must be a regular expression"),
+        ("alpha_pattern", {"q_proj": float("nan")}, "the alpha `q_proj` must be finite"),
         ("lora_alpha", float("inf"), "finite"),
     ],
 )
