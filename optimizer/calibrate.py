@@ -112,11 +112,10 @@ def _text(line: str, where: str) -> Text:
 def _examples(recipe: "Recipe", texts: Mapping[str, Path]) -> dict[str, list[Text]]:
     strangers = [expert for expert in texts if expert not in recipe.experts]
     missing = [expert for expert in recipe.experts if expert not in texts]
-    if strangers or missing:
-        raise InputError(
-            f"every expert must have a file of texts, but {', '.join(missing) or 'none'} lack one and "
-            f"{', '.join(strangers) or 'none'} are no experts of the recipe; there is: {', '.join(recipe.experts)}."
-        )
+    if strangers:
+        raise InputError(f"the recipe has no expert `{strangers[0]}`; there is: {', '.join(recipe.experts)}.")
+    if missing:
+        raise InputError(f"each expert must have a file of texts, but `{missing[0]}` has none; add {missing[0]}=FILE.")
     return {expert: read_texts(texts[expert]) for expert in recipe.experts}
 
 

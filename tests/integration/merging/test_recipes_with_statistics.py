@@ -188,7 +188,7 @@ def test_a_merge_before_calibration_says_which_file_it_lacks(pool: Path) -> None
 
 def test_texts_that_do_not_fit_the_recipe_are_refused(pool: Path) -> None:
     file = recipe_file(pool)
-    with pytest.raises(InputError, match="b lack one and c are no experts"):
+    with pytest.raises(InputError, match="no expert `c`; there is: a, b"):
         calibrate(file, {"a": pool / "a.txt", "c": pool / "a.txt"}, quietly)
     with pytest.raises(InputError, match="only regmean has a running merge"):
         calibrate(recipe_file(pool, "fisher"), texts(pool), quietly, running=True)
