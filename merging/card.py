@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from merging.checkpoint import Checkpoint, file_hashes, fingerprint
-from merging.licences import Licences, judged, licence_of
+from merging.licences import Licences, licence_of, licences_of
 from merging.methods import METHODS
-from merging.recipe import Recipe, Visit
+from merging.recipe import Recipe
 from merging.sources import Sources
 
 ScoreRow = tuple[str, float, float, float]
@@ -30,7 +30,7 @@ def model_card(
     base, experts = sources.chosen(recipe)
     parents = {**({"base": base} if base is not None else {}), **experts}
     method = METHODS[recipe.method]
-    licences = judged({name: licence_of(parent.folder) for name, parent in parents.items()})
+    licences = licences_of({name: parent.folder for name, parent in parents.items()})
     parts = [
         f"---\n{metadata(list(parents.values()), licences.merged)}\n---",
         f"# {title}",
@@ -79,7 +79,7 @@ def _recipe(recipe: Recipe) -> str:
     settings = ", ".join(f"{key} {value}" for key, value in recipe.structure.items()) or "defaults"
     facts = f"Settings: {settings}. Seed: {recipe.seed}. Digest: `{recipe.digest()}`."
     if recipe.path is not None:
-        facts += f" Layers of the result: {', '.join(_visit(one) for one in recipe.path)}."
+        facts += f" Layers of the result: {', '.join(one.in_words() for one in recipe.path)}."
     if recipe.unmerged:
         facts += f" Not merged but taken from one model: {', '.join(recipe.unmerged)}."
     return f"## Recipe\n\n{facts} `mergeopt_recipe.json` holds it in full.\n\n{table}"
@@ -90,7 +90,7 @@ def lineage(parents: dict[str, Checkpoint], cache: Path | None) -> str:
     models = [
         (
             name,
-            _place(parent),
+            parent.source.shown(parent.folder, parent.from_hub),
             parent.source.revision or "",
             licence_of(parent.folder) or "",
             fingerprint(parent, cache),
@@ -114,19 +114,9 @@ def licence_notes(licences: Licences) -> str:
     return f"## Licences\n\nWhat the parents' cards say, to be checked by whoever passes the merge on:\n\n{lines}"
 
 
-def _place(parent: Checkpoint) -> str:
-    """A Hub id, or a local folder's own name: where it lay on somebody's disk is nobody's business."""
-    return parent.source.path if parent.from_hub else parent.folder.resolve().name
-
-
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(_cell(text) for text in line) + " |" for line in lines)
-
-
-def _visit(one: Visit) -> str:
-    scale = f" at {one.scale:g}" if one.scale != 1 else ""
-    return f"{one.layer}{f' of {one.source}' if one.source is not None else ''}{scale}"
 
 
 def _cell(text: str) -> str:

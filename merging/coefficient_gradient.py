@@ -14,7 +14,7 @@ from merging.check import check_method
 from merging.errors import MergeError
 from merging.groups import group_of, is_merged
 from merging.live import LiveMerge
-from merging.materialize import place
+from merging.materialize import Making
 from merging.methods import METHODS
 from merging.methods.linear import LINEAR, Linear
 from merging.pieces import pieces
@@ -75,6 +75,7 @@ class CoefficientGradient:
         """
         self._live.fill(self._recipe)
         self._base, self._experts = self._live.sources.chosen(self._recipe)
+        self._making = Making(self._recipe, self._live.sources)
         self._kept = self._live.directions(self._recipe)
         self._sums = {group: [0.0] * len(row) for group, row in self._recipe.coefficients.items()}
         with ExitStack() as undo:
@@ -144,7 +145,7 @@ class CoefficientGradient:
         if self._kept is not None or not self._method.elementwise(self._structure):
             yield from zip(*map(pieces, self._directions(name)), strict=True)
             return
-        at = self._place(name)
+        at = self._making.place(name)
         tuned = zip(*(pieces(expert.tensor(name)) for expert in self._experts.values()), strict=True)
         if self._base is None:
             yield from (self._method.directions(None, models, at) for models in tuned)
@@ -157,10 +158,7 @@ class CoefficientGradient:
             return self._kept(name)
         tuned = [expert.tensor(name) for expert in self._experts.values()]
         origin = None if self._base is None else self._base.tensor(name)
-        return self._method.directions(origin, tuned, self._place(name))
-
-    def _place(self, name: str) -> Any:
-        return place(self._recipe, self._live.sources, name, self._structure)
+        return self._method.directions(origin, tuned, self._making.place(name))
 
 
 def _restore(parameter: Tensor, required: bool) -> None:

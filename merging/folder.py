@@ -70,7 +70,7 @@ def write_checkpoint(
         _write_text(building / PROVENANCE_FILE, provenance(recipe, sources))
         _write_text(building / "README.md", card)
 
-    with _complete_or_absent(folder) as building:
+    with complete_or_absent(folder) as building:
         with torch_threads(threads or processors()):
             made = steps(recipe, sources)  # inside the folder: this may read all models
         _write_streamed(made, sources.reference.stem, building, max_shard_bytes, threads, device, on_progress)
@@ -109,7 +109,7 @@ def write_steps(
     `config` is the whole config.json, that of `reference` where None. `finish` gets the folder once weights, config and
     tokenizer are in it, to write further files. The rest is as in `write_checkpoint`.
     """
-    with _complete_or_absent(folder) as building:
+    with complete_or_absent(folder) as building:
         _write_streamed(steps, reference.stem, building, max_shard_bytes, threads, device, on_progress)
         _furnish(building, reference, _config(reference, None) if config is None else config, finish)
     return Path(folder)
@@ -134,7 +134,7 @@ def write_model(
         for name, text in texts().items():
             _write_text(building / name, text)
 
-    with _complete_or_absent(folder) as building:
+    with complete_or_absent(folder) as building:
         dtypes = merged_dtypes(recipe, sources)
         shapes = {name: sources.reference.shapes[name] for name in dtypes}
         with Shards(building, sources.reference.stem, shapes, dtypes, max_shard_bytes) as shards:
@@ -176,7 +176,7 @@ def _furnish(
 
 
 @contextmanager
-def _complete_or_absent(folder: Path) -> Iterator[Path]:
+def complete_or_absent(folder: Path) -> Iterator[Path]:
     """A folder beside the target that takes its name at the end, and is removed if the end is not reached.
 
     One merge at a time may be under way to a target; what a killed one left is cleared.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from merging.groups import is_merged
 from merging.hash_cache import user_cache
-from merging.materialize import place
+from merging.materialize import Making
 from merging.methods import METHODS
 from merging.recipe import Recipe
 from merging.sources import Sources
@@ -113,14 +113,12 @@ class KeptDirections:
 
     def _shards(self, recipe: Recipe) -> Iterator[dict[str, Tensor]]:
         base, experts = self._sources.chosen(recipe)
-        method = METHODS[recipe.method]
-        structure = method.structure.model_validate(recipe.structure)
+        method, making = METHODS[recipe.method], Making(recipe, self._sources)
         shard: dict[str, Tensor] = {}
         size = 0
         for name in self._names():
-            at = place(recipe, self._sources, name, structure)
             tuned = [expert.tensor(name) for expert in experts.values()]
-            made = method.directions(base.tensor(name) if base is not None else None, tuned, at)
+            made = method.directions(base.tensor(name) if base is not None else None, tuned, making.place(name))
             for number, direction in enumerate(made):
                 shard[_entry(name, number)] = direction.contiguous()
                 size += direction.numel() * 4

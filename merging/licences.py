@@ -63,6 +63,11 @@ def licence_of(folder: Path) -> str | None:
     return declared if isinstance(declared, str) else None
 
 
+def licences_of(parents: Mapping[str, Path]) -> Licences:
+    """What follows from what the cards in the parents' folders declare."""
+    return judged({name: licence_of(folder) for name, folder in parents.items()})
+
+
 def judged(parents: Mapping[str, str | None]) -> Licences:
     """What follows from the parents' licences, by parent's name in the recipe's order.
 

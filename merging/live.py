@@ -5,12 +5,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from merging.check import check_method, check_recipe
+from merging.check import check_recipe
 from merging.groups import group_of
 from merging.kept_directions import Directions, KeptDirections
-from merging.materialize import merged_dtypes, step_of
+from merging.materialize import Making
 from merging.recipe import Recipe
-from merging.resident import Places
+from merging.resident import make_into, placed
 from merging.sources import Sources
 
 
@@ -25,19 +25,14 @@ class LiveMerge:
     def __init__(self, model: nn.Module, sources: Sources, kept: KeptDirections | None = None) -> None:
         """`kept` keeps directions between recipes of one structure; they are made anew each time where it is None.
 
-        Raises `MergeError` where the sources' tensors do not fit the model (see `Places`).
+        Raises `MergeError` where the sources' tensors do not fit the model (see `merging.resident.Places`).
         """
         self._model = model
         self._sources = sources
         self._kept = kept
         self._recipe: Recipe | None = None
         reference = sources.reference
-        places = Places(model)
-        found = {name: places.of(name, reference.shapes[name]) for name in reference.names}
-        places.check_complete()
-        # of several tensors with one place the last would stay, so it alone is written
-        last = {id(target): name for name, target in found.items() if target is not None}
-        self._targets = {name: target for name, target in found.items() if target is not None and name in last.values()}
+        self._targets = placed(model, {name: reference.shapes[name] for name in reference.names})
         self._groups = {name: group_of(name).name for name in self._targets}
 
     @property
@@ -73,15 +68,10 @@ class LiveMerge:
         self._recipe = recipe
 
     def _write(self, recipe: Recipe, names: list[str], kept: Directions | None) -> None:
-        structure, dtypes = check_method(recipe), merged_dtypes(recipe, self._sources)
+        making = Making(recipe, self._sources)
         for name in names:
-            target = self._targets[name]
-            step = step_of(recipe, self._sources, name, structure, dtypes[name])
-            direct = holds(target, step.dtype)
-            out = target.detach() if direct else torch.empty(step.shape, dtype=step.dtype)
-            step.into(out, kept(name) if kept is not None and step.method is not None else None)
-            if not direct:
-                target.copy_(out)
+            step = making.step(name)
+            make_into(self._targets[name], step, kept(name) if kept is not None and step.method is not None else None)
 
 
 def changed_groups(before: Recipe | None, now: Recipe) -> set[str] | None:
@@ -91,8 +81,3 @@ def changed_groups(before: Recipe | None, now: Recipe) -> set[str] | None:
     if list(before.experts) != list(now.experts):  # equal mappings may differ in order, and order adds up differently
         return None
     return {group for group, row in now.coefficients.items() if before.coefficients.get(group) != row}
-
-
-def holds(target: Tensor, dtype: torch.dtype) -> bool:
-    """Whether a merged tensor can be made where it will stay."""
-    return target.device.type == "cpu" and target.dtype == dtype and target.is_contiguous()

@@ -6,12 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from merging.errors import MergeError
-from merging.kept_directions import Directions, KeptDirections
+from merging.kept_directions import KeptDirections
 from merging.layer_path import Laid, check_writers, layers_in, renumbered, writes
-from merging.live import holds
 from merging.materialize import laid_steps
 from merging.recipe import Recipe
-from merging.resident import Places
+from merging.resident import make_into, placed
 from merging.sources import Sources
 
 
@@ -24,7 +23,7 @@ class LivePath:
 
     def __init__(self, model: nn.Module, sources: Sources, slots: int, kept: KeptDirections | None = None) -> None:
         """Raises `MergeError` where the model does not have the sources' tensors in `slots` layers of one kind."""
-        self._model, self._sources, self._slots, self._kept = model, sources, slots, kept
+        self._sources, self._slots, self._kept = sources, slots, kept
         reference = sources.reference
         layers = layers_in(reference.names)
         first = layers[min(layers)]
@@ -32,23 +31,10 @@ class LivePath:
         inside = [name for names in layers.values() for name in names]
         wanted = {name: reference.shapes[name] for name in reference.names if name not in inside}
         wanted |= {renumbered(name, slot): reference.shapes[name] for slot in range(slots) for name in first}
-        places = Places(model)
-        found = {name: places.of(name, shape) for name, shape in wanted.items()}
-        places.check_complete()
-        self._targets = {name: target for name, target in found.items() if target is not None}
+        self._targets = placed(model, wanted)
         self.depth = len(layers)
         """How many layers a recipe without a path has."""
         self._made: dict[str, object] = {}
-
-    @property
-    def model(self) -> nn.Module:
-        """The model that is filled."""
-        return self._model
-
-    @property
-    def sources(self) -> Sources:
-        """What it is filled from."""
-        return self._sources
 
     @property
     def targets(self) -> Mapping[str, Tensor]:
@@ -71,19 +57,12 @@ class LivePath:
             if name in self._targets:
                 made[name] = _way(laid, recipe)
                 if before.get(name) != made[name]:
-                    self._write(laid, kept)
+                    directions = kept(laid.origin) if kept is not None and laid.is_merged else None
+                    make_into(self._targets[name], laid.step, directions)
         for name, target in self._targets.items():
             if name not in made and writes(name):
                 target.zero_()
         self._made = made
-
-    def _write(self, laid: Laid, kept: Directions | None) -> None:
-        step, target = laid.step, self._targets[laid.step.name]
-        direct = holds(target, step.dtype)
-        out = target.detach() if direct else torch.empty(step.shape, dtype=step.dtype)
-        step.into(out, kept(laid.origin) if kept is not None and laid.is_merged else None)
-        if not direct:
-            target.copy_(out)
 
 
 def _way(laid: Laid, recipe: Recipe) -> object:

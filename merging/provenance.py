@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from merging.checkpoint import Checkpoint, file_hashes, fingerprint
-from merging.licences import judged, licence_of
+from merging.licences import licence_of, licences_of
 from merging.recipe import Recipe
 from merging.sources import Sources
 
@@ -28,7 +28,7 @@ def provenance(recipe: Recipe, sources: Sources, cache: Path | None = None) -> s
 
 def manifest(parents: Mapping[str, Checkpoint], facts: Mapping[str, Any], cache: Path | None = None) -> str:
     """As `provenance`, of any merge: `facts` say how it was made from its parents."""
-    licences = judged({name: licence_of(parent.folder) for name, parent in parents.items()})
+    licences = licences_of({name: parent.folder for name, parent in parents.items()})
     content = {
         "format": 1,
         **facts,
@@ -41,9 +41,8 @@ def manifest(parents: Mapping[str, Checkpoint], facts: Mapping[str, Any], cache:
 
 
 def _source(parent: Checkpoint, cache: Path | None) -> dict[str, Any]:
-    """A local folder is named by its own name alone: where it lay on somebody's disk is nobody's business."""
     return {
-        "model": parent.source.path if parent.from_hub else parent.folder.resolve().name,
+        "model": parent.source.shown(parent.folder, parent.from_hub),
         "from_hub": parent.from_hub,
         "revision": parent.source.revision,
         "licence": licence_of(parent.folder),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -39,6 +40,10 @@ class Source(Frozen):
     revision: str | None = None
     fingerprint: str | None = None
 
+    def shown(self, folder: Path, from_hub: bool) -> str:
+        """A Hub id, or a local folder's own name: where it lay on somebody's disk is nobody's business."""
+        return self.path if from_hub else folder.resolve().name
+
     def identity(self) -> list[str | None]:
         """What the source contributes to a recipe's digest."""
         if self.fingerprint is not None:
@@ -56,6 +61,11 @@ class Visit(Frozen):
     layer: int
     source: str | None = None
     scale: float = 1.0
+
+    def in_words(self, digits: int = 6) -> str:
+        """`1`, or `1 of math at 0.62`; the scale with so many significant digits."""
+        place = f"{self.layer} of {self.source}" if self.source is not None else str(self.layer)
+        return place if self.scale == 1 else f"{place} at {self.scale:.{digits}g}"
 
 
 class Recipe(Frozen):

@@ -1,13 +1,14 @@
 """Fill the parameters of a live model in place."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from merging.errors import MergeError
+from merging.step import Step
 
 _FEW = 3
 
@@ -25,6 +26,32 @@ def load_into(model: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> None:
         if target is not None:
             target.copy_(tensor)
     places.check_complete()
+
+
+def placed(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """The parameter or buffer that each tensor fills, by name; those that the model needs none of are left out.
+
+    Of several tensors with one place the last would stay, so it alone has it. Raises `MergeError` where the tensors do
+    not fit the model (see `Places`).
+    """
+    places = Places(model)
+    found = {name: places.of(name, shape) for name, shape in shapes.items()}
+    places.check_complete()
+    last = {id(target): name for name, target in found.items() if target is not None}
+    return {name: target for name, target in found.items() if target is not None and last[id(target)] == name}
+
+
+@torch.no_grad()
+def make_into(target: Tensor, step: Step, directions: Sequence[Tensor] | None = None) -> None:
+    """Make a step's tensor where it is to stay, or beside it where dtype, device or layout are others.
+
+    `directions` are those of `Step.into`. Raises `MergeError` as it does.
+    """
+    direct = target.device.type == "cpu" and target.dtype == step.dtype and target.is_contiguous()
+    out = target.detach() if direct else torch.empty(step.shape, dtype=step.dtype)
+    step.into(out, directions)
+    if not direct:
+        target.copy_(out)
 
 
 class Places:

@@ -1,4 +1,4 @@
-"""The two ways a command ends badly, each with its exit code."""
+"""The two ways a command ends badly, each with its exit code, and what a library said of it."""
 
 
 class InputError(Exception):
@@ -7,3 +7,8 @@ class InputError(Exception):
 
 class JobFailed(Exception):
     """The job could not be carried through (exit code 3). The message says why and how to go on."""
+
+
+def first_line(error: Exception) -> str:
+    """What a library said, without the advice that follows, and without a stop at its end."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")

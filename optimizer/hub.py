@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from optimizer.errors import InputError, JobFailed
+from optimizer.errors import InputError, JobFailed, first_line
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -26,7 +26,7 @@ def check_push(repository: str) -> None:
         files = api.list_repo_files(repository) if api.repo_exists(repository) else []
     except (LocalTokenNotFoundError, HfHubHTTPError, OSError) as error:
         raise InputError(
-            f"{repository}: the Hub does not let you in ({_first_line(error)}); log in with `hf auth login`."
+            f"{repository}: the Hub does not let you in ({first_line(error)}); log in with `hf auth login`."
         ) from error
     taken = [file for file in files if file not in (".gitattributes", "README.md")]
     if taken:
@@ -50,11 +50,7 @@ def push(folder: Path, repository: str, public: bool, say: Callable[[str], None]
         done: Any = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Add a merge by mergeopt")
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise JobFailed(
-            f"{repository}: the push failed ({_first_line(error)}). The model is whole in {folder}; go on with: "
+            f"{repository}: the push failed ({first_line(error)}). The model is whole in {folder}; go on with: "
             f"hf upload {repository} {folder}"
         ) from error
     return str(done.commit_url if hasattr(done, "commit_url") else done)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")

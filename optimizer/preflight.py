@@ -14,7 +14,7 @@ from optimizer.auto.rule import AUTO
 from optimizer.auto.screen import least_examples
 from optimizer.batches import batches_of
 from optimizer.engines import ENGINES
-from optimizer.errors import InputError
+from optimizer.errors import InputError, first_line
 from optimizer.loading import is_function
 from optimizer.plan import Baseline, Needs, Plan, baselines, sources_of
 from optimizer.resident import check_vllm
@@ -130,7 +130,7 @@ def open_tokenizer(job: JobFile) -> Any:
         )
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{model.path}: must have a tokenizer that transformers can load, but: {_first_line(error)} Put the "
+            f"{model.path}: must have a tokenizer that transformers can load, but: {first_line(error)}. Put the "
             "tokenizer's files (tokenizer.json, tokenizer_config.json) beside the weights."
         ) from error
 
@@ -205,7 +205,7 @@ def check_architecture(job: JobFile, checkpoint: "Checkpoint") -> "nn.Module | N
         kind = "causal language model" if load == "causal-lm" else f"{load} model"
         raise InputError(
             f"{folder}: transformers must be able to build a {kind} from its config.json, "
-            f"but: {_first_line(error)} Check `model_type` there, or upgrade transformers."
+            f"but: {first_line(error)}. Check `model_type` there, or upgrade transformers."
         ) from error
     try:
         places = Places(model)
@@ -227,11 +227,6 @@ def check_evaluator(evaluator: "Evaluator", model: "nn.Module | None") -> None:
         evaluator.check_model(model)
     except EvaluatorError as error:
         raise InputError(str(error)) from error
-
-
-def _first_line(error: Exception) -> str:
-    """What a library said, without the advice that follows."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:") + "."
 
 
 def _read_weights(sources: "Sources", say: Say) -> dict[str, str]:

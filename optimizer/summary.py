@@ -29,7 +29,6 @@ from optimizer.results import TrialState as RowState
 from optimizer.spec import JobFile
 from optimizer.statistics import Difference, Estimate, differences_by_task, interval, paired_difference
 from optimizer.study import all_trials
-from search_spaces.path import in_words
 
 Scores = dict[str, dict[str, float]]  # task, then example id
 
@@ -252,7 +251,7 @@ class Summary:
         settings = ", ".join(f"{key} {value}" for key, value in recipe.structure.items())
         said = [f"Trial {number} is merged by `{recipe.method}`" + (f" with {settings}." if settings else ".")]
         if recipe.path is not None:
-            said.append(f"Its layers, one after the other: {in_words(recipe.path)}.")
+            said.append(f"Its layers, one after the other: {', '.join(one.in_words(3) for one in recipe.path)}.")
         return tuple(said)
 
 

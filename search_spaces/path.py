@@ -110,16 +110,6 @@ class BoundPath:
         return {name: 1 if name.endswith(".use") else source for name in self.always()}
 
 
-def in_words(path: Iterable[Visit]) -> str:
-    """A path as a list: `0, 1, 1 at 0.62, 2 of math`."""
-    return ", ".join(
-        str(one.layer)
-        + (f" of {one.source}" if one.source else "")
-        + (f" at {one.scale:.3g}" if one.scale != 1 else "")
-        for one in path
-    )
-
-
 def longest(spec: PathSpec, groups: Iterable[Group]) -> int:
     """How many layers the longest path has."""
     return len({group.layer for group in groups if group.layer is not None}) * spec.repeats

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM
 
+from benchmarks.memory import anonymous
 from benchmarks.trial.material import SHAPES, write_models
 from merging.kept_directions import Directions, KeptDirections
 from merging.live import LiveMerge
@@ -51,7 +52,7 @@ def _measure(paths: list[Path], method: str, folder: Path, repeats: int) -> dict
     groups = [group.name for group in sources.groups]
     known = sources.fingerprinted(_recipe(paths, method, 0.3, groups))
     model = LlamaForCausalLM.from_pretrained(paths[0], dtype="auto")
-    before = _anonymous()
+    before = anonymous()
     kept = LiveMerge(model, sources, KeptDirections(sources, folder))
     fresh = LiveMerge(model, sources)
     for value in (0.1, 0.2, 0.25):  # the second time a structure is asked for its directions are kept
@@ -76,7 +77,7 @@ def _measure(paths: list[Path], method: str, folder: Path, repeats: int) -> dict
     if prepared is not None:
         row["full_over_prepared_floor"] = round(medians["full"] / medians["prepared_floor"], 2)
     return row | {
-        "anonymous_mib": round((_anonymous() - before) / 2**20, 1),
+        "anonymous_mib": round((anonymous() - before) / 2**20, 1),
     }
 
 
@@ -124,14 +125,6 @@ def _timed(call: Callable[[], Any]) -> float:
     started = time.process_time()
     call()
     return time.process_time() - started
-
-
-def _anonymous() -> int:
-    """Bytes of this process that are not mapped files (Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 if __name__ == "__main__":

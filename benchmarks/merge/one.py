@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.memory import anonymous
+
 FLOORS = ("floor", "floor_mapped")
 _BLOCK = 1 << 20
 # settings and rows under which every method has something to do
@@ -120,12 +122,12 @@ def _read_mapped(file: Path, view: memoryview) -> None:
 
 def _measured(work: Callable[[], object]) -> dict[str, float]:
     start_up = time.process_time()
-    before = _anonymous()
+    before = anonymous()
     most, stop = [before], threading.Event()
 
     def watch() -> None:
         while not stop.wait(0.02):
-            most[0] = max(most[0], _anonymous())
+            most[0] = max(most[0], anonymous())
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -144,17 +146,9 @@ def _measured(work: Callable[[], object]) -> dict[str, float]:
         "start_up_cpu": round(start_up, 3),
         "read_mib": round((now.ru_inblock - use.ru_inblock) / 2048, 1),
         "faults": now.ru_minflt - use.ru_minflt + now.ru_majflt - use.ru_majflt,
-        "anonymous_mib": round(max(most[0], _anonymous()) / 2**20, 1),
+        "anonymous_mib": round(max(most[0], anonymous()) / 2**20, 1),
         "anonymous_before_mib": round(before / 2**20, 1),
     }
-
-
-def _anonymous() -> int:
-    """Bytes of this process that are not mapped files (Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 if __name__ == "__main__":

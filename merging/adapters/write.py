@@ -29,7 +29,7 @@ def write_adapter(
     from safetensors.torch import save_file
 
     from merging.file_mode import as_new
-    from merging.folder import _complete_or_absent
+    from merging.folder import complete_or_absent
 
     tensors = {}
     for name, tensor in _stored(combined):
@@ -37,7 +37,7 @@ def write_adapter(
         if not bool(torch.isfinite(tensors[name]).all()):
             raise MergeError(f"`{name}` must be finite, but holds NaN or infinity as {dtype}; use smaller weights.")
     settings = _settings(combined, list(adapters.values()), recipe)
-    with _complete_or_absent(folder) as building:
+    with complete_or_absent(folder) as building:
         save_file(tensors, building / WEIGHTS, metadata={"format": "pt"})
         as_new(building / WEIGHTS)
         (building / CONFIG_FILE).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -118,15 +118,12 @@ def _card(
         facts["base_model"] = base
     weights = recipe["weights"] or {}
     shown = {name: f"{weights[name]:.6g}" if name in weights else f"by group, see {RECIPE_FILE}" for name in adapters}
-    rows = "\n".join(f"| {name} | {_place(one)} | {shown[name]} |" for name, one in adapters.items())
+    rows = "\n".join(
+        f"| {name} | {one.source.shown(one.folder, one.from_hub)} | {shown[name]} |" for name, one in adapters.items()
+    )
     cut = f", cut to rank {recipe['rank']}: {combined.total_error:.2%} of the change is lost" if recipe["rank"] else ""
     return (
         f"---\n{ModelCardData(**facts).to_yaml().strip()}\n---\n\n# Merged adapter\n\n"
         f"Merged by mergeopt: the weighted sum of {recipe['combine']}{cut}.\n\n"
         f"| name | adapter | weight |\n| --- | --- | --- |\n{rows}\n"
     )
-
-
-def _place(adapter: Adapter) -> str:
-    """A Hub id, or a local folder's own name: where it lay on somebody's disk is nobody's business."""
-    return adapter.source.path if adapter.from_hub else adapter.folder.resolve().name

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from merging.card import licence_notes, lineage, metadata
 from merging.folder import write_steps
-from merging.licences import judged, licence_of
+from merging.licences import licences_of
 from merging.mergekit.prepare import Prepared, prepare
 from merging.mergekit.read import ConfigFile
 from merging.provenance import PROVENANCE_FILE, manifest
@@ -114,7 +114,7 @@ def _set_template(building: Path, template: str) -> None:
 
 def _card(ready: Prepared, name: str, text: str) -> str:
     parents = ready.opened
-    licences = judged({label: licence_of(parent.folder) for label, parent in parents.items()})
+    licences = licences_of({label: parent.folder for label, parent in parents.items()})
     parts = [
         f"---\n{metadata(list(parents.values()), licences.merged)}\n---",
         f"# {name}",

@@ -103,22 +103,3 @@ def elected(
 def kept_count(density: float, size: int) -> int:
     """How many of `size` entries a density keeps: the nearest whole number, but at least one."""
     return min(size, max(1, round(density * size)))
-
-
-def kth_largest(magnitudes: Tensor, k: int) -> float:
-    """The k-th largest entry, exactly; k from 1 to the number of entries."""
-    from merging.selection import kth_largest  # needs torch, which the table of methods must not
-
-    return kth_largest([magnitudes], [k])[0]
-
-
-def top_mask(magnitudes: Tensor, k: int) -> Tensor:
-    """True for exactly k entries, the largest; among equals those that come first in memory order."""
-    if k == 0:
-        return magnitudes.new_zeros(magnitudes.shape).bool()
-    threshold = kth_largest(magnitudes, k)
-    mask = magnitudes > threshold
-    wanted = k - int(mask.count_nonzero())
-    equal = (magnitudes == threshold).flatten().nonzero().flatten()[:wanted]
-    mask.view(-1)[equal] = True
-    return mask

@@ -10,7 +10,7 @@ from pydantic import Field
 from merging.methods.arithmetic import add_up, elect_and_average, kept_count, present, scaled, task_vectors
 from merging.methods.magnitudes import Cut, cuts
 from merging.methods.method import At, Method, always
-from merging.methods.rows import kept_in_rows, row_length
+from merging.methods.rows import kept_in_rows, row_length, row_or_entry
 from merging.methods.searchable import Range
 from merging.methods.sparse import Elected, Shares, Sparse, one_per_expert
 
@@ -113,7 +113,7 @@ BREADCRUMBS = Method(
     keeps_directions=True,
     sliced=always,
     measure=measure,
-    unit=lambda structure, shape: row_length(structure, shape) if structure.scope == "row" else 1,
+    unit=row_or_entry,
     row_error=one_per_expert,
 )
 
@@ -129,6 +129,6 @@ BREADCRUMBS_TIES = Method(
     keeps_directions=True,
     sliced=always,
     measure=measure,
-    unit=lambda structure, shape: row_length(structure, shape) if structure.scope == "row" else 1,
+    unit=row_or_entry,
     row_error=one_per_expert,
 )

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from merging.methods.arithmetic import add_up
 from merging.methods.method import At, Method, always
-from merging.methods.rows import row_length
+from merging.methods.rows import row_or_entry
 from merging.methods.searchable import Range
 from merging.methods.sparse import Shares, one_per_expert
 from merging.methods.ties import Trimmed, measure, thresholds, trimmed
@@ -54,7 +54,7 @@ LOCALIZE_AND_STITCH = Method(
     elementwise=lambda structure: structure.scope == "model",
     sliced=always,
     measure=measure,
-    unit=lambda structure, shape: row_length(structure, shape) if structure.scope == "row" else 1,
+    unit=row_or_entry,
     survey=thresholds,
     row_error=one_per_expert,
 )

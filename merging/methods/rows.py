@@ -20,6 +20,11 @@ def row_length(structure: Any, shape: Sequence[int]) -> int:  # noqa: ARG001
     return size // shape[0] if len(shape) > 1 and size else max(1, size)
 
 
+def row_or_entry(structure: Any, shape: Sequence[int]) -> int:
+    """The `unit` of methods that look at rows with `scope: row`, and at entries else."""
+    return row_length(structure, shape) if structure.scope == "row" else 1
+
+
 def kept_in_rows(vector: Tensor, length: int, density: float, dropped: float = 0.0) -> Tensor:
     """A new tensor with, in every row, only the largest `density` of what is left after the `dropped` share of the
     largest. At least one entry of a row stays; equal magnitudes are told apart by position, so that counts are exact.
@@ -29,13 +34,16 @@ def kept_in_rows(vector: Tensor, length: int, density: float, dropped: float = 0
     rows = vector.view(-1, length)
     top = min(round(dropped * length), length - 1)
     kept = top_of_rows(rows.abs(), top + kept_count(density, length - top))
-    if top:
-        kept.logical_xor_(top_of_rows(rows.abs(), top))
+    kept.logical_xor_(top_of_rows(rows.abs(), top))
     return (rows * kept).view(vector.shape)
 
 
 def top_of_rows(magnitudes: Tensor, k: int) -> Tensor:
-    """True for exactly k entries of each row, the largest; among equals those that come first. k is at least 1."""
+    """True for exactly k entries of each row, the largest; among equals those that come first."""
+    import torch
+
+    if k == 0:
+        return magnitudes.new_zeros(magnitudes.shape, dtype=torch.bool)
     length = magnitudes.shape[1]
     ends = magnitudes.kthvalue(length - k + 1, dim=1, keepdim=True).values
     mask = magnitudes > ends

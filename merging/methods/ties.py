@@ -10,7 +10,7 @@ from pydantic import Field
 from merging.methods.arithmetic import elect_and_average, kept_count, present, scaled, task_vectors
 from merging.methods.magnitudes import Cut, cuts, whole_model_ends
 from merging.methods.method import At, Method, always
-from merging.methods.rows import kept_in_rows, row_length
+from merging.methods.rows import kept_in_rows, row_length, row_or_entry
 from merging.methods.searchable import Range
 from merging.methods.sparse import Elected, Shares, Sparse, one_per_expert
 from merging.methods.whole_model import WholeModel
@@ -94,7 +94,7 @@ TIES = Method(
     elementwise=lambda structure: structure.scope == "model",
     sliced=always,
     measure=measure,
-    unit=lambda structure, shape: row_length(structure, shape) if structure.scope == "row" else 1,
+    unit=row_or_entry,
     survey=thresholds,
     row_error=one_per_expert,
 )

@@ -10,7 +10,7 @@ from tiny_llama import random_llama, recipe_over, save, with_noise
 from torch import Tensor
 
 from merging.groups import group_of
-from merging.materialize import MergeError, Sources, check_method, materialize, place
+from merging.materialize import Making, MergeError, Sources, check_method, materialize
 from merging.methods import METHODS
 from merging.pieces import CHUNK
 from merging.recipe import Recipe, Source
@@ -56,7 +56,7 @@ def test_every_group_gets_its_own_row(zoo: Path, method: str) -> None:
     recipe = recipe_over(zoo, method, experts_for(method))
     sources = Sources(recipe)
     for name, merged in made(recipe, sources).items():
-        at = place(recipe, sources, name)
+        at = Making(recipe, sources).place(name)
         assert at.row == recipe.coefficients[group_of(name).name]
         stored = [sources.reference.tensor(name), *(one.tensor(name) for one in sources.experts.values())]
         alone = METHODS[method].merge(stored[0], stored[1:], at)
@@ -94,7 +94,7 @@ def test_large_tensors_are_merged_in_pieces_with_the_same_bits(tmp_path: Path) -
         sources = Sources(recipe)
         stored = [sources.reference.tensor("head.weight")]
         stored += [one.tensor("head.weight") for one in sources.experts.values()]
-        whole = METHODS[method].merge(stored[0], stored[1:], place(recipe, sources, "head.weight"))
+        whole = METHODS[method].merge(stored[0], stored[1:], Making(recipe, sources).place("head.weight"))
         assert torch.equal(made(recipe, sources)["head.weight"], whole)
 
 

@@ -20,7 +20,7 @@ from optimizer.engines import ENGINES
 from optimizer.evidence import Evidence
 from optimizer.examples import LedgerEntry, read_ledger
 from optimizer.finish import Finish
-from optimizer.jobs import Job, claim, create_job, requeue
+from optimizer.jobs import Job, claim, create_job, release, requeue
 from optimizer.owners import new_owner
 from optimizer.plan import Needs, Plan, baselines
 from optimizer.pool import Answer, Unit
@@ -209,6 +209,19 @@ def dies_after(calls: int) -> Callable[[], None]:
             raise Interrupted("interrupt")
 
     return check
+
+
+def torn(bench: "Bench", *calls: int) -> int:
+    """Search in as many attempts as there are numbers, each stopped at its so-manieth call; how many were stopped."""
+    stops = 0
+    for one in calls:
+        attempt = bench.attempt(FormulaPool(), dies_after(one))
+        try:
+            attempt.coordinator.search()
+        except Interrupted:
+            stops += 1
+            release(bench.database, attempt.evidence.job_id, attempt.evidence.attempt)
+    return stops
 
 
 def told(study: optuna.Study) -> list[tuple[int, dict[str, float], list[float] | None, dict[str, float]]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import optuna
 import pytest
-from bench import Bench, FormulaPool, dies_after, finish_of, job_file, scored, told
+from bench import Bench, FormulaPool, dies_after, finish_of, job_file, scored, told, torn
 
 from optimizer.errors import JobFailed
 from optimizer.jobs import release
@@ -66,16 +66,9 @@ def test_a_search_that_is_stopped_and_resumed_many_times_tells_the_same_trials(t
     undisturbed = whole.attempt(FormulaPool())
     undisturbed.coordinator.search()
 
-    torn, stops = Bench(tmp_path / "torn", job_file(search=search)), 0
-    for calls in (2, 9, 1, 14, 5, 1000):
-        attempt = torn.attempt(FormulaPool(), dies_after(calls))
-        try:
-            attempt.coordinator.search()
-        except Interrupted:
-            stops += 1
-            release(torn.database, attempt.evidence.job_id, attempt.evidence.attempt)
-    assert stops == 5
-    assert told(torn.study()) == told(undisturbed.study)
+    again = Bench(tmp_path / "torn", job_file(search=search))
+    assert torn(again, 2, 9, 1, 14, 5, 1000) == 5
+    assert told(again.study()) == told(undisturbed.study)
 
 
 def test_a_result_recorded_just_before_a_crash_is_told_and_not_scored_again(tmp_path: Path) -> None:

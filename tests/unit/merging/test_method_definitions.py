@@ -10,12 +10,13 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from merging.methods import METHODS, At
-from merging.methods.arithmetic import kept_count, top_mask
+from merging.methods.arithmetic import kept_count
 from merging.methods.breadcrumbs import Breadcrumbs
 from merging.methods.dare import Dare
 from merging.methods.della import Della
 from merging.methods.linear import Linear
 from merging.methods.method import NoStructure
+from merging.methods.rows import top_of_rows
 from merging.methods.ties import Ties
 
 WEIGHTS = st.floats(-2, 2, allow_subnormal=False)
@@ -172,7 +173,7 @@ def test_breadcrumbs_without_gamma_keeps_the_largest() -> None:
 def test_a_top_mask_has_the_asked_count_whatever_is_equal(values: list[int], data: st.DataObject) -> None:
     k = data.draw(st.integers(0, len(values)))
     magnitudes = torch.tensor(values, dtype=torch.float32).abs()
-    mask = top_mask(magnitudes, k)
+    (mask,) = top_of_rows(magnitudes[None], k)
     assert int(mask.sum()) == k
     if 0 < k < len(values):
         assert magnitudes[mask].min() >= magnitudes[~mask].max()
