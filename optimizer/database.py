@@ -29,6 +29,7 @@ from optimizer.errors import InputError, JobFailed
 PATIENCE = 90.0  # seconds a call waits for a database that is away; a restart or failover takes less than a minute
 _BUSY_SECONDS = 30.0  # how long SQLite waits for another process's write transaction
 _WRITES = "mergeopt_writes"
+_REBUILDS = "mergeopt_rebuilds"
 _FORMS = "`folder/mergeopt.db`, `sqlite:///folder/mergeopt.db` or `postgresql://user:password@host:5432/database`"
 _SECRET = re.compile(r"password|secret|token", re.IGNORECASE)
 # Locked by another process, disk full, or a file system that is away for a moment: primary result codes of
@@ -158,7 +159,12 @@ def _is_locked(error: BaseException) -> bool:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get(_WRITES, False)
+    options = connection.get_execution_options()
+    if options.get(_REBUILDS):
+        # SQLite changes a table by copying it, and would take what refers to the old one along with it. It listens to
+        # this outside of transactions only.
+        connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+    writes = options.get(_WRITES, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
@@ -234,18 +240,18 @@ def _reason(error: BaseException | None, url: URL) -> str:
     return said.replace(str(url.password), "***") if url.password else said
 
 
-def open_database(url: str | URL, patience: float = 0.0) -> Engine:
-    """An engine for a database whose tables are up to date; an older or empty one is upgraded first.
+def open_database(url: str | URL, patience: float = 0.0, upgrade: bool = False) -> Engine:
+    """An engine for a database whose tables are up to date; an empty one gets them first.
 
-    Any number of processes may do this at once. `patience` is how many seconds to wait for a server that is
-    not up.
+    An older file of SQLite is upgraded, an older database on a server only with `upgrade`. Any number of processes may
+    do this at once. `patience` is how many seconds to wait for a server that is not up.
 
-    Raises `InputError` for a database that cannot be reached or used, and for one that a newer mergeopt has
-    upgraded.
+    Raises `InputError` for a database that cannot be reached or used, for one that a newer mergeopt has
+    upgraded, and for an older one on a server.
     """
     engine = connect(url)
     try:
-        _patiently(engine, patience, lambda: _bring_up_to_date(engine))
+        _patiently(engine, patience, lambda: _bring_up_to_date(engine, upgrade))
     except DBAPIError as error:
         engine.dispose()
         raise InputError(_unusable(engine.url, error)) from error
@@ -284,12 +290,15 @@ def _unusable(url: URL, error: DBAPIError) -> str:
     return f"The database {masked(url)} must be one we can use, but: {_reason(error, url)}. {_advice(url)}"
 
 
-def _bring_up_to_date(engine: Engine) -> None:
+def _bring_up_to_date(engine: Engine, asked_for: bool) -> None:
     with engine.connect() as connection:
         if schema.revision(connection) == schema.HEAD:
             return
-    with writing(engine) as connection:
-        schema.upgrade(connection, masked(engine.url))
+    try:
+        with engine.execution_options(**{_WRITES: True, _REBUILDS: True}).begin() as connection:
+            schema.upgrade(connection, masked(engine.url), asked_for)
+    finally:
+        engine.dispose()  # the connection that is without foreign keys
 
 
 def _advice(url: URL) -> str:

@@ -1,17 +1,18 @@
 """The jobs someone submitted: their states, and who holds which by a lease.
 
-A job is queued until a process claims it. The claim gives the process a lease, which it renews while it
-works, and an attempt number, which is one higher than the last. Everything the holder writes names that
-number; once another process has claimed the job, whose lease had run out, the older number is refused
-(`LeaseLost`). So a process that slept through its lease may waste its own work but cannot spoil the work of
+A job is queued until a process claims it: a controller (`optimizer.queue`), or `mergeopt run`. The claim gives the
+process a lease, which it renews while it works, and an attempt number, which is one higher than the last. Everything
+the holder writes names that number; once another process has claimed the job, whose lease had run out, the older number
+is refused (`LeaseLost`). So a process that slept through its lease may waste its own work but cannot spoil the work of
 its successor.
 
-    queued -> running -> done | failed | cancelled | interrupted
-    interrupted | failed | cancelled -> queued
+    queued -> running -> done | failed | cancelled | paused | interrupted | queued
+    paused | interrupted | failed | cancelled -> queued
 
-Leases run by the database's clock (`optimizer.tables.DatabaseClock`); no machine's own clock matters. A lease
-should be longer than an outage of the database that the holder is to survive (`optimizer.database.PATIENCE`).
-Every function waits for a database that is away and may be repeated after a lost answer.
+A job is `paused` where someone asked for it, and `interrupted` where whoever carried it out was stopped or found that
+something on its machine is not in order; it is `queued` again where a controller gave it back. Leases run by the
+database's clock (`optimizer.tables.DatabaseClock`); no machine's own clock matters. What people ask of jobs is in
+`optimizer.requests`. Every function waits for a database that is away and may be repeated after a lost answer.
 """
 
 import difflib
@@ -30,21 +31,31 @@ from sqlalchemy import (
     Table,
     and_,
     case,
+    exists,
     func,
     or_,
     select,
-    true,
     update,
 )
 
+from optimizer.audit import note
 from optimizer.database import insert_once, retrying, writing
 from optimizer.errors import InputError, JobFailed
 from optimizer.examples import LedgerEntry, insert_entries
 from optimizer.owners import is_gone
-from optimizer.tables import NAME_LENGTH, DatabaseClock, jobs
+from optimizer.tables import NAME_LENGTH, DatabaseClock, gradients, jobs, outcomes
 
-State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
+State = Literal["queued", "running", "paused", "done", "failed", "cancelled", "interrupted"]
+Request = Literal["cancel", "pause"]
 _NAMES_SHOWN = 20
+_NAMES_LOOKED_AT = 1000
+
+
+@dataclass(frozen=True)
+class Renewed:
+    """A lease that was extended, and what its holder is asked to do meanwhile."""
+
+    request: Request | None
 
 
 class LeaseLost(JobFailed):
@@ -53,7 +64,11 @@ class LeaseLost(JobFailed):
 
 @dataclass(frozen=True)
 class Job:
-    """One row. `spec`, `plan`, `result`: plain data. Times: UTC. `lease_until`: seconds since 1970."""
+    """One row. `spec`, `plan`, `result`: plain data. Times: UTC. `lease_until`, `not_before`: seconds since 1970.
+
+    `served`: for controllers to take. `deaths`: attempts in a row that ended without a word and had recorded nothing.
+    `most_workers`: the limit set after submission, None where the job file's own counts.
+    """
 
     id: int
     name: str
@@ -61,8 +76,13 @@ class Job:
     plan: Any
     folder: str
     state: State
-    cancel_requested: bool
+    served: bool
+    priority: int
+    most_workers: int | None
+    request: Request | None
     attempt: int
+    deaths: int
+    not_before: float | None
     owner: str | None
     lease_until: float | None
     created_at: datetime
@@ -81,10 +101,13 @@ def create_job(
     folder: str,
     submitted_by: str = "",
     examples: Sequence[LedgerEntry] = (),
+    priority: int = 0,
+    served: bool = True,
 ) -> Job:
     """Put a job in the queue, in one transaction with the ledger of its examples.
 
-    Raises `InputError` where the name is taken, empty or longer than 200 characters.
+    One that is not `served` waits for a process of its own, which claims it by name. Raises `InputError` where the name
+    is taken, empty or longer than 200 characters.
     """
     if not 0 < len(name) <= NAME_LENGTH or "\x00" in name:
         raise InputError(
@@ -96,6 +119,8 @@ def create_job(
         "plan": plan,
         "folder": folder,
         "submitted_by": submitted_by,
+        "priority": priority,
+        "served": served,
     }
     return _create(engine, values, list(examples), uuid.uuid4().hex)
 
@@ -103,7 +128,7 @@ def create_job(
 @retrying
 def _create(engine: Engine, values: dict[str, Any], examples: list[LedgerEntry], write_id: str) -> Job:
     with writing(engine) as connection:
-        fresh = {"state": "queued", "cancel_requested": False, "attempt": 0, "created_at": DatabaseClock()}
+        fresh = {"state": "queued", "attempt": 0, "deaths": 0, "created_at": DatabaseClock()}
         added = insert_once(connection, jobs).values(**values, **fresh, write_id=write_id)
         new_id = connection.scalar(added.returning(jobs.c.id))
         row = connection.execute(select(jobs).where(jobs.c.name == values["name"])).one()
@@ -114,44 +139,23 @@ def _create(engine: Engine, values: dict[str, Any], examples: list[LedgerEntry],
             )
         if new_id is not None:
             insert_entries(connection, new_id, examples)
-        return _job(row)
+            note(connection, "submitted", new_id, served=values["served"], priority=values["priority"])
+        return job_of(row)
 
 
 @retrying
 def get_job(engine: Engine, name: str | int) -> Job:
     """The job of that name, or else of that id. For an unknown one, `InputError` lists the names."""
     with engine.connect() as connection:
-        return _job(_find(connection, name, select(jobs)))
+        return job_of(find(connection, name, select(jobs)))
 
 
 @retrying
-def list_jobs(engine: Engine, state: State | None = None) -> list[Job]:
-    """All jobs, or those in one state, in the order they were submitted."""
-    chosen = true() if state is None else jobs.c.state == state
+def find_job(engine: Engine, name: str) -> Job | None:
+    """The job of that very name, None where there is none."""
     with engine.connect() as connection:
-        return [_job(row) for row in connection.execute(select(jobs).where(chosen).order_by(jobs.c.id))]
-
-
-def claim_next(engine: Engine, owner: str, lease_seconds: float) -> Job | None:
-    """Take the oldest queued job, or else one whose holder let its lease run out; None for neither."""
-    return _claim_next(engine, owner, lease_seconds, uuid.uuid4().hex)
-
-
-@retrying
-def _claim_next(engine: Engine, owner: str, lease_seconds: float, write_id: str) -> Job | None:
-    waiting = (
-        select(jobs.c.id)
-        .where(or_(jobs.c.state == "queued", _expired()))
-        .order_by(case((jobs.c.state == "queued", 0), else_=1), jobs.c.id)
-        .limit(1)
-        .with_for_update(skip_locked=True, key_share=True)
-    )
-    with writing(engine) as connection:
-        mine = connection.execute(select(jobs).where(jobs.c.write_id == write_id)).one_or_none()
-        if mine is not None:
-            return _job(mine)
-        found = connection.scalar(waiting)
-        return None if found is None else _take(connection, found, owner, lease_seconds, write_id)
+        row = connection.execute(select(jobs).where(jobs.c.name == name)).one_or_none()
+    return None if row is None else job_of(row)
 
 
 def claim(engine: Engine, name: str | int, owner: str, lease_seconds: float) -> Job:
@@ -167,26 +171,30 @@ def claim(engine: Engine, name: str | int, owner: str, lease_seconds: float) -> 
 @retrying
 def _claim(engine: Engine, name: str | int, owner: str, lease_seconds: float, write_id: str) -> Job:
     with writing(engine) as connection:
-        row = _find(connection, name, _for_update())
+        row = find(connection, name, for_update())
         if row.write_id == write_id:
-            return _job(row)
+            return job_of(row)
         if row.state == "done":
-            raise InputError(f"A job that is run must not be finished, but {row.name!r} is done. {_after(row)}")
-        if row.state == "cancelled":
-            raise InputError(f"Job {row.name!r} was cancelled. Put it back with `mergeopt resume {row.name}`.")
-        _refuse_if_held(row)
-        return _take(connection, row.id, owner, lease_seconds, write_id)
+            raise InputError(f"A job that is run must not be finished, but {row.name!r} is done. {after(row)}")
+        if row.state in ("cancelled", "paused"):
+            raise InputError(f"Job {row.name!r} was {row.state}. Put it back with `mergeopt resume {row.name}`.")
+        refuse_if_held(row)
+        return take(connection, row.id, owner, lease_seconds, write_id)
 
 
-def _take(connection: Connection, job_id: int, owner: str, lease_seconds: float, write_id: str) -> Job:
+def take(connection: Connection, job_id: int, owner: str, lease_seconds: float, write_id: str) -> Job:
+    """Make the job this owner's, in the caller's transaction, which has looked whether that is allowed."""
     taken = (
         update(jobs)
         .where(jobs.c.id == job_id)
         .values(
             state="running",
-            # A request to cancel outlives the holder it was meant for, but not a resume.
-            cancel_requested=and_(jobs.c.state == "running", jobs.c.cancel_requested),
+            # What was asked of a holder outlives it, but not a resume.
+            request=case((jobs.c.state == "running", jobs.c.request)),
             attempt=jobs.c.attempt + 1,
+            # A holder that let its lease run out has ended without a word.
+            deaths=case((jobs.c.state == "running", deaths_with_this()), else_=jobs.c.deaths),
+            not_before=None,
             owner=owner,
             lease_until=DatabaseClock() + lease_seconds,
             started_at=func.coalesce(jobs.c.started_at, DatabaseClock()),
@@ -197,16 +205,34 @@ def _take(connection: Connection, job_id: int, owner: str, lease_seconds: float,
         )
         .returning(jobs)
     )
-    return _job(connection.execute(taken).one())
+    job = job_of(connection.execute(taken).one())
+    note(connection, "taken", job_id, attempt=job.attempt, owner=owner)
+    return job
+
+
+def deaths_with_this() -> ColumnElement[int]:
+    """The job's deaths in a row, if its attempt ends now without a word: one more, or none where it got somewhere."""
+    made = (exists().where(t.c.job_id == jobs.c.id, t.c.attempt == jobs.c.attempt) for t in (outcomes, gradients))
+    return case((or_(*made), 0), else_=jobs.c.deaths + 1)
 
 
 @retrying
-def renew(engine: Engine, job_id: int, owner: str, attempt: int, lease_seconds: float) -> bool:
-    """Extend the lease from now on. False means that it is lost: the caller must stop working on the job."""
+def adopt(engine: Engine, job_id: int, attempt: int, owner: str, lease_seconds: float) -> Job:
+    """Hold an attempt that a controller has begun for this process. Raises `LeaseLost` where it is over by now."""
+    with writing(engine) as connection:
+        require_lease(connection, job_id, attempt)
+        held = {"owner": owner, "lease_until": DatabaseClock() + lease_seconds}
+        return job_of(connection.execute(update(jobs).where(jobs.c.id == job_id).values(**held).returning(jobs)).one())
+
+
+@retrying
+def renew(engine: Engine, job_id: int, owner: str, attempt: int, lease_seconds: float) -> Renewed | None:
+    """Extend the lease from now on. None means that it is lost: the caller must stop working on the job."""
     held = and_(jobs.c.owner == owner, jobs.c.attempt == attempt, jobs.c.state == "running")
     extended = update(jobs).where(jobs.c.id == job_id, held).values(lease_until=DatabaseClock() + lease_seconds)
     with writing(engine) as connection:
-        return connection.execute(extended).rowcount == 1
+        row = connection.execute(extended.returning(jobs.c.request)).one_or_none()
+    return None if row is None else Renewed(row.request)
 
 
 @retrying
@@ -220,66 +246,52 @@ def finish(
 ) -> Job:
     """End the job. `result` is plain data, `error` says why it failed. An older attempt: `LeaseLost`."""
     with writing(engine) as connection:
-        row = connection.execute(_for_update().where(jobs.c.id == job_id)).one()
+        row = connection.execute(for_update().where(jobs.c.id == job_id)).one()
         if row.attempt == attempt and row.state == state:
-            return _job(row)
+            return job_of(row)
         _refuse_unless_current(row, attempt)
-        return _end(connection, row, state, result=result, error=_storable(error))
+        note(connection, state, job_id, attempt=attempt, **({"error": storable(error)} if error else {}))
+        return end(connection, row, state, result=result, error=storable(error))
 
 
 @retrying
-def release(engine: Engine, job_id: int, attempt: int, error: str | None = None) -> Job:
-    """Give the job back unfinished: interrupted, or cancelled where that was asked for.
+def release(
+    engine: Engine,
+    job_id: int,
+    attempt: int,
+    error: str | None = None,
+    state: Literal["interrupted", "queued"] = "interrupted",
+) -> Job:
+    """Give the job back unfinished: in this state, or cancelled or paused where that was asked for.
 
     Raises `LeaseLost` for an older attempt.
     """
     with writing(engine) as connection:
-        row = connection.execute(_for_update().where(jobs.c.id == job_id)).one()
-        if row.attempt == attempt and row.state in ("interrupted", "cancelled"):
-            return _job(row)
+        row = connection.execute(for_update().where(jobs.c.id == job_id)).one()
+        if row.attempt == attempt and row.state in ("interrupted", "cancelled", "paused", "queued"):
+            return job_of(row)
         _refuse_unless_current(row, attempt)
-        return _end(connection, row, "cancelled" if row.cancel_requested else "interrupted", error=_storable(error))
+        asked: dict[str | None, State] = {"cancel": "cancelled", "pause": "paused"}
+        given_back = asked.get(row.request, state)
+        note(connection, "given back" if given_back == "queued" else given_back, job_id, attempt=attempt)
+        return end(connection, row, given_back, error=storable(error))
 
 
 @retrying
-def request_cancel(engine: Engine, name: str | int) -> Job:
-    """Cancel a job nobody works on; ask the holder of one that is running to stop.
+def record_death(engine: Engine, job_id: int, attempt: int, reason: str, pause: float) -> Job:
+    """Put a job whose attempt ended without a word back in the queue, for others to take in `pause` seconds.
 
-    Raises `InputError` for a job that is done or failed.
+    Raises `LeaseLost` where the attempt was not the last one, or had ended the job itself.
     """
     with writing(engine) as connection:
-        row = _find(connection, name, _for_update())
-        if row.state in ("done", "failed"):
-            raise InputError(f"A job that is cancelled must not have ended, but {row.name!r} is {row.state}.")
-        if row.state == "cancelled":
-            return _job(row)
-        if row.state != "running" or row.expired or is_gone(row.owner):
-            return _end(connection, row, "cancelled")
-        asked = update(jobs).where(jobs.c.id == row.id).values(cancel_requested=True).returning(jobs)
-        return _job(connection.execute(asked).one())
-
-
-@retrying
-def cancel_requested(engine: Engine, job_id: int) -> bool:
-    """Whether someone asked for the job to be cancelled."""
-    with engine.connect() as connection:
-        return bool(connection.scalar(select(jobs.c.cancel_requested).where(jobs.c.id == job_id)))
-
-
-@retrying
-def requeue(engine: Engine, name: str | int) -> Job:
-    """Put a job that was interrupted, failed or cancelled back in the queue, where what it recorded is kept.
-
-    Raises `InputError` for a job that is done or held by another process.
-    """
-    with writing(engine) as connection:
-        row = _find(connection, name, _for_update())
-        if row.state == "queued":
-            return _job(row)
-        if row.state == "done":
-            raise InputError(f"A job that is resumed must not be finished, but {row.name!r} is done. {_after(row)}")
-        _refuse_if_held(row)
-        return _end(connection, row, "queued")
+        row = connection.execute(for_update().where(jobs.c.id == job_id)).one()
+        _refuse_unless_current(row, attempt)
+        deaths = connection.scalar(select(deaths_with_this()).where(jobs.c.id == job_id))
+        state: State = "cancelled" if row.request == "cancel" else "paused" if row.request == "pause" else "queued"
+        note(connection, "died", job_id, attempt=attempt, reason=storable(reason))
+        later = {"deaths": deaths, "not_before": DatabaseClock() + pause}
+        end(connection, row, state, error=storable(reason))
+        return job_of(connection.execute(update(jobs).where(jobs.c.id == job_id).values(**later).returning(jobs)).one())
 
 
 @retrying
@@ -317,22 +329,25 @@ def require_lease(connection: Connection, job_id: int, attempt: int) -> None:
     _refuse_unless_current(row, attempt)
 
 
-def _expired() -> ColumnElement[bool]:
+def expired() -> ColumnElement[bool]:
+    """Whether a job's holder let its lease run out."""
     return and_(jobs.c.state == "running", jobs.c.lease_until < DatabaseClock())
 
 
-def _for_update() -> Select[Any]:
+def for_update() -> Select[Any]:
     """A job's row with `expired` and `seconds_left` of its lease, locked until the transaction ends."""
-    lease = (_expired().label("expired"), (jobs.c.lease_until - DatabaseClock()).label("seconds_left"))
+    lease = (expired().label("expired"), (jobs.c.lease_until - DatabaseClock()).label("seconds_left"))
     return select(jobs, *lease).with_for_update(key_share=True)
 
 
-def _find(connection: Connection, name: str | int, rows: Select[Any]) -> Row[Any]:
+def find(connection: Connection, name: str | int, rows: Select[Any]) -> Row[Any]:
+    """The row of the job of that name, or else of that id. For an unknown one, `InputError` lists the names."""
     row = connection.execute(rows.where(jobs.c.name == str(name))).one_or_none()
     if row is None and str(name).isdecimal() and len(str(name)) < 10:
         row = connection.execute(rows.where(jobs.c.id == int(name))).one_or_none()
     if row is None:
-        raise InputError(_unknown(str(name), list(connection.scalars(select(jobs.c.name).order_by(jobs.c.id.desc())))))
+        newest = select(jobs.c.name).order_by(jobs.c.id.desc()).limit(_NAMES_LOOKED_AT)
+        raise InputError(_unknown(str(name), list(connection.scalars(newest))))
     return row
 
 
@@ -341,11 +356,13 @@ def _unknown(name: str, names: list[str]) -> str:
         return f"There is no job {name!r}, nor any other yet. Submit one with `mergeopt submit`."
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    more = f" and {len(names) - _NAMES_SHOWN} older ones" if len(names) > _NAMES_SHOWN else ""
+    older = f"{len(names) - _NAMES_SHOWN}{'' if len(names) < _NAMES_LOOKED_AT else ' or more'}"
+    more = f" and {older} older ones" if len(names) > _NAMES_SHOWN else ""
     return f"There is no job {name!r}.{hint} The jobs are: {', '.join(names[:_NAMES_SHOWN])}{more}."
 
 
-def _refuse_if_held(row: Row[Any]) -> None:
+def refuse_if_held(row: Row[Any]) -> None:
+    """Raise `InputError` where a process holds the job, as far as one can tell from here."""
     if row.state != "running" or row.expired or is_gone(row.owner):
         return
     raise InputError(
@@ -363,13 +380,15 @@ def _refuse_unless_current(row: Row[Any], attempt: int) -> None:
         )
 
 
-def _end(connection: Connection, row: Row[Any], state: State, *, result: Any = None, error: str | None = None) -> Job:
+def end(connection: Connection, row: Row[Any], state: State, *, result: Any = None, error: str | None = None) -> Job:
+    """Take the job from whoever holds it, in the caller's transaction."""
     ended = (
         update(jobs)
         .where(jobs.c.id == row.id)
         .values(
             state=state,
-            cancel_requested=False,
+            request=None,
+            not_before=None,
             owner=None,
             lease_until=None,
             finished_at=DatabaseClock() if state in ("done", "failed", "cancelled") else None,
@@ -378,18 +397,20 @@ def _end(connection: Connection, row: Row[Any], state: State, *, result: Any = N
         )
         .returning(jobs)
     )
-    return _job(connection.execute(ended).one())
+    return job_of(connection.execute(ended).one())
 
 
-def _after(row: Row[Any]) -> str:
+def after(row: Row[Any]) -> str:
+    """What can be done with a job that is done."""
     return f"Look at it with `mergeopt show {row.name}`, or submit the job under another name."
 
 
-def _job(row: Row[Any]) -> Job:
+def job_of(row: Row[Any]) -> Job:
+    """A whole row as a `Job`."""
     return Job(**{field.name: row._mapping[field.name] for field in fields(Job)})
 
 
-def _storable(text: str | None) -> str | None:
+def storable(text: str | None) -> str | None:
     """What both databases can keep: no NUL, no half of a surrogate pair (some paths have them)."""
     if text is None:
         return None

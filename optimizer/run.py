@@ -4,7 +4,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Engine
 
@@ -13,15 +13,19 @@ from optimizer import report_html
 from optimizer.auto.conductor import Conductor
 from optimizer.auto.rule import AUTO
 from optimizer.batches import Batches, batches_of
-from optimizer.cluster import RayPool, cluster
+from optimizer.cluster import RayPool, cluster, cluster_capacity
 from optimizer.coordinator import Coordinator, recipe_of
+from optimizer.database import DatabaseAway
 from optimizer.engines import ENGINES
-from optimizer.errors import InputError
+from optimizer.errors import InputError, JobFailed
 from optimizer.events import count_events, log_event
 from optimizer.evidence import Evidence
 from optimizer.examples import read_ledger
+from optimizer.fence import fence
 from optimizer.finish import FINALISTS, Ending, Finish
-from optimizer.jobs import Job, LeaseLost, cancel_requested, claim, finish, release, renew
+from optimizer.joblog import JobLog
+from optimizer.jobs import Job, LeaseLost, claim, finish, release
+from optimizer.lease import LEASE_SECONDS, Lease
 from optimizer.ledger import TEST_OPENED
 from optimizer.owners import new_owner
 from optimizer.plan import Plan
@@ -29,40 +33,24 @@ from optimizer.preflight import check_workers
 from optimizer.progress import Progress
 from optimizer.results import Results, to_json
 from optimizer.scorer import Interrupted, Scorer
+from optimizer.shares import Capacity
 from optimizer.signals import interrupted_at_once, stop_requested
 from optimizer.spec import JobFile
 from optimizer.study import all_trials, open_storage, open_study
 from optimizer.summary import Summary
 
-LEASE_SECONDS = 120.0  # longer than the patience with a database that is away
-RENEW_SECONDS = 15.0
-CANCEL_SECONDS = 2.0
 
+@dataclass(frozen=True)
+class Place:
+    """Where a job is carried out.
 
-@dataclass
-class Lease:
-    """The right to work on a job, kept alive by being looked at."""
+    `address` is that of a Ray cluster; without one, a local cluster is started. `given_back` is the state of a job that
+    is stopped here: a controller's goes on elsewhere, one that somebody carries out themselves waits for them.
+    """
 
-    database: Engine
-    job: Job
-    owner: str
-    stop: threading.Event
-    _renewed: float = 0.0
-    _asked: float = 0.0
-
-    def check(self) -> None:
-        """Renew the lease when due. Raises `Interrupted` where the work should end here, `LeaseLost` where it must."""
-        if self.stop.is_set():
-            raise Interrupted("interrupt")
-        now = time.monotonic()
-        if now - self._asked >= CANCEL_SECONDS:
-            self._asked = now
-            if cancel_requested(self.database, self.job.id):
-                raise Interrupted("cancel")
-        if now - self._renewed >= RENEW_SECONDS:
-            self._renewed = now
-            if not renew(self.database, self.job.id, self.owner, self.job.attempt, LEASE_SECONDS):
-                raise LeaseLost(f"job `{self.job.name}` was taken over by another process; this one stops")
+    address: str | None
+    given_back: Literal["interrupted", "queued"] = "interrupted"
+    shared: bool = False
 
 
 def claim_and_run(database: Engine, url: str, name: str, address: str | None, progress: Progress) -> Results:
@@ -71,7 +59,9 @@ def claim_and_run(database: Engine, url: str, name: str, address: str | None, pr
     Raises `InputError` where somebody else holds it, `JobFailed` where it fails, `Interrupted` where it is stopped.
     """
     owner = new_owner()
-    return run_claimed(database, url, claim(database, name, owner, LEASE_SECONDS), owner, address, progress)
+    job = claim(database, name, owner, LEASE_SECONDS)
+    with JobLog(database, job.id, job.attempt, progress).open() as log:
+        return run_claimed(database, url, job, owner, Place(address), log)
 
 
 def run_claimed(
@@ -79,7 +69,7 @@ def run_claimed(
     url: str,
     job: Job,
     owner: str,
-    address: str | None,
+    place: Place,
     progress: Progress,
     stop: threading.Event | None = None,
 ) -> Results:
@@ -88,25 +78,31 @@ def run_claimed(
     `stop` is set by whoever wants it to end early; SIGINT and SIGTERM set it too.
     """
     stop = stop or threading.Event()
+    lease = Lease(database, job, owner, stop, _shared_capacity if place.shared else lambda: None)
+
+    def give_back(error: str | None = None) -> None:
+        release(database, job.id, job.attempt, error, "interrupted" if error else place.given_back)
+
     try:
-        with interrupted_at_once(stop):
-            results = _carry(database, url, job, owner, address, progress, stop)
+        with interrupted_at_once(stop), lease.held():
+            results = _carry(lease, url, place, progress)
+            finish(database, job.id, job.attempt, "done", result=to_json(results))
     except (Interrupted, KeyboardInterrupt, SystemExit) as stopped:
         # While Ray starts and stops, both signals raise KeyboardInterrupt.
-        release(database, job.id, job.attempt)
+        give_back()
         raise stopped if isinstance(stopped, Interrupted) else Interrupted("interrupt") from None
-    except LeaseLost:
+    except (LeaseLost, DatabaseAway):  # what cannot be written down shows by the lease, which runs out
         raise
     except Exception as error:
         if stop.is_set():  # Ray's processes get the same signal, and what it then says of them is no failure of the job
-            release(database, job.id, job.attempt)
+            give_back()
             raise Interrupted("interrupt") from error
         if isinstance(error, InputError):  # the job goes on once this machine or its models are in order
-            release(database, job.id, job.attempt, error=str(error))
+            give_back(str(error))
             raise
-        finish(database, job.id, job.attempt, "failed", error=str(error) or type(error).__name__)
+        if isinstance(error, JobFailed) or place.given_back == "interrupted":
+            finish(database, job.id, job.attempt, "failed", error=str(error) or type(error).__name__)
         raise
-    finish(database, job.id, job.attempt, "done", result=to_json(results))
     try:
         report_html.write(results, Path(job.folder) / "report.html")
     except OSError as error:
@@ -116,28 +112,33 @@ def run_claimed(
     return results
 
 
-def _carry(
-    database: Engine,
-    url: str,
-    job: Job,
-    owner: str,
-    address: str | None,
-    progress: Progress,
-    stop: threading.Event,
-) -> Results:
+def _shared_capacity() -> Capacity:
+    there = cluster_capacity()
+    return Capacity(there.cpus, there.gpus, there.memory)
+
+
+def _carry(lease: Lease, url: str, place: Place, progress: Progress) -> Results:
+    database, job, stop = lease.database, lease.job, lease.stop
     spec, plan = JobFile.model_validate(job.spec), Plan.model_validate(job.plan)
-    if address is None:
+    if place.address is None:
         check_workers(spec, plan.needs)
         _check_sources(plan)
-    study = open_study(open_storage(url), job.name, spec.objectives())
+    storage = open_storage(url)
+    fence(storage.engine, job.id, job.attempt)
+    study = open_study(storage, job.name, spec.objectives())
     evidence = Evidence(database, job.id, job.attempt, read_ledger(database, job.id))
     spent = evidence.seconds_so_far()
     began = time.monotonic()
     progress.say(f"Starting {spec.workers.count} workers")
-    with cluster(address, spec.workers), stop_requested(stop):
-        lease = Lease(database, job, owner, stop)
+    with cluster(place.address, spec.workers), stop_requested(stop):
         pool = RayPool(job.spec, job.plan, spec.workers)
-        scorer = Scorer(pool, evidence.ids, evidence.record, lease.check)
+
+        def check() -> None:
+            lease.check()
+            if lease.workers is not None:
+                pool.resize(lease.workers)
+
+        scorer = Scorer(pool, evidence.ids, evidence.record, check)
         searched: Ending | None = None
         if spec.engine() == AUTO:
             conductor = Conductor(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 VERSION_TABLE = f"{PREFIX}alembic_version"
 # The newest file of migrations/versions, repeated here so that a database that is up to date costs no import
 # of Alembic (0.4 s). A test compares the two.
-HEAD = "0002"
+HEAD = "0003"
 _UPGRADE_LOCK = int.from_bytes(b"mergeopt")
 
 
@@ -27,13 +27,14 @@ def revision(connection: Connection) -> str | None:
     return None if found is None else str(found)
 
 
-def upgrade(connection: Connection, where: str) -> None:
-    """Upgrade the tables inside the caller's write transaction: all of it happens, or nothing.
+def upgrade(connection: Connection, where: str, asked_for: bool = True) -> None:
+    """Make or upgrade the tables inside the caller's write transaction: all of it happens, or nothing.
 
     Processes that start together take turns: the transaction holds an advisory lock on PostgreSQL, and on
     SQLite the write lock it began with. `where` is the masked URL, for the message.
 
-    Raises `InputError` for a database that a newer version of this code has upgraded.
+    Raises `InputError` for a database that a newer version of this code has upgraded, and for an older one on a
+    server unless the upgrade was `asked_for`: others may still be working on it.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
@@ -41,6 +42,11 @@ def upgrade(connection: Connection, where: str) -> None:
     if current == HEAD:
         return
     _refuse_newer(connection, current, where)
+    if current is not None and connection.dialect.name == "postgresql" and not asked_for:
+        raise InputError(
+            f"The tables of {where} must be at revision {HEAD!r}, but are at {current!r}, and others may use them. "
+            "Stop the controllers, back the database up, and upgrade it with `mergeopt db upgrade`."
+        )
     from alembic import command  # as late as this: see HEAD
 
     command.upgrade(alembic_config(connection), "head")
@@ -54,7 +60,8 @@ def describe(connection: Connection, where: str) -> str:
     if current is None:
         return "no tables of mergeopt yet; the first job makes them"
     _refuse_newer(connection, current, where)
-    return f"tables at revision {current!r}; the next command upgrades them to {HEAD!r}"
+    by = "`mergeopt db upgrade`" if connection.dialect.name == "postgresql" else "the next command"
+    return f"tables at revision {current!r}; {by} upgrades them to {HEAD!r}"
 
 
 def _refuse_newer(connection: Connection, current: str | None, where: str) -> None:

@@ -16,9 +16,9 @@ LOST_LIMIT = 3  # a recipe that takes three workers with it is broken itself
 
 
 class Interrupted(Exception):
-    """The search was asked to stop: `reason` is `interrupt` (resumable), `cancel`, or `lease` (another took over)."""
+    """The search was asked to stop: `reason` is `interrupt` or `pause` (both resumable), or `cancel`."""
 
-    def __init__(self, reason: Literal["interrupt", "cancel", "lease"]) -> None:
+    def __init__(self, reason: Literal["interrupt", "pause", "cancel"]) -> None:
         super().__init__(reason)
         self.reason = reason
 

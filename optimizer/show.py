@@ -1,6 +1,6 @@
 """What `jobs` and `show` print."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -8,20 +8,29 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from optimizer.jobs import Job
+from optimizer.audit import Deed
+from optimizer.joblog import Line
+from optimizer.jobs import Job, State
+from optimizer.limits import EVERYBODY, Limit
 from optimizer.progress import clock
+from optimizer.queue import Listed
 from optimizer.results import Results, to_json
 
 FAILURES_SHOWN = 5
 
 
-def job_row(job: Job) -> dict[str, Any]:
+def job_row(job: Job | Listed) -> dict[str, Any]:
     """A job in a listing, as plain data."""
     return {
         "id": job.id,
         "name": job.name,
         "state": job.state,
+        "asked_to": job.request,
+        "served": job.served,
+        "priority": job.priority,
+        "most_workers": job.most_workers,
         "attempt": job.attempt,
+        "owner": job.owner,
         "submitted_by": job.submitted_by,
         "created_at": _iso(job.created_at),
         "started_at": _iso(job.started_at),
@@ -31,20 +40,67 @@ def job_row(job: Job) -> dict[str, Any]:
     }
 
 
-def jobs_table(jobs: Sequence[Job]) -> Table | Text:
-    """The listing for a terminal."""
+def jobs_table(jobs: Sequence[Listed], counts: Mapping[State, int]) -> Table | Text | Group:
+    """The listing for a terminal. `counts` is of all jobs by state, whatever part of them is listed."""
     if not jobs:
+        if counts:
+            return Text(f"No job is like that. There are: {_counted(counts)}")
         return Text("There are no jobs yet. Submit one: mergeopt run JOB.yaml")
-    table = Table("job", "state", "attempt", "by", "submitted", "error", box=None, pad_edge=False)
+    table = Table("job", "state", "priority", "attempt", "by", "submitted", "error", box=None, pad_edge=False)
     for job in jobs:
         table.add_row(
             Text(job.name),
-            Text(job.state),
+            Text(f"{job.state}, asked to {job.request}" if job.request else job.state),
+            str(job.priority),
             str(job.attempt),
             Text(job.submitted_by),
             f"{job.created_at.astimezone():%Y-%m-%d %H:%M}",
             Text((job.error or "").splitlines()[0][:60] if job.error else ""),
         )
+    left_out = sum(counts.values()) - len(jobs)
+    return Group(table, Text(f"and {left_out} more; all: {_counted(counts)}")) if left_out > 0 else table
+
+
+def _counted(counts: Mapping[State, int]) -> str:
+    return ", ".join(f"{many} {state}" for state, many in counts.items())
+
+
+def log_row(line: Line) -> dict[str, Any]:
+    """A line of a job's log, as plain data."""
+    return {
+        "at": line.at.isoformat(timespec="milliseconds"),
+        "attempt": line.attempt,
+        "level": line.level,
+        "text": line.text,
+    }
+
+
+def log_line(line: Line) -> str:
+    """A line of a job's log for a terminal."""
+    level = "" if line.level == "info" else f"{line.level}: "
+    return f"{line.at.astimezone():%m-%d %H:%M:%S} [{line.attempt}] {level}{line.text}"
+
+
+def deeds_table(deeds: Sequence[Deed]) -> Table | Text:
+    """The audit trail for a terminal."""
+    if not deeds:
+        return Text("Nothing was done yet.")
+    table = Table("when", "who", "host", "did", "job", "with", box=None, pad_edge=False)
+    for deed in deeds:
+        data = ", ".join(f"{key} {value}" for key, value in deed.data.items() if value is not None)
+        when = f"{deed.at.astimezone():%Y-%m-%d %H:%M:%S}"
+        table.add_row(when, *map(Text, (deed.who, deed.host, deed.action, deed.job or "", data)))
+    return table
+
+
+def limits_table(limits: Sequence[Limit]) -> Table | Text:
+    """What users may have at a time, for a terminal."""
+    if not limits:
+        return Text("No user has limits. Set some: mergeopt limits USER --workers 8 --jobs 2")
+    table = Table("user", "workers", "jobs", box=None, pad_edge=False)
+    for limit in limits:
+        numbers = ("no limit" if number is None else str(number) for number in (limit.workers, limit.jobs))
+        table.add_row(Text("everybody else" if limit.user == EVERYBODY else limit.user), *numbers)
     return table
 
 
@@ -74,7 +130,7 @@ def _facts(job: Job, results: Results) -> list[tuple[str, str]]:
         ("job", f"{job.name} (id {job.id}), submitted by {job.submitted_by}"),
         (
             "state",
-            f"{job.state}, attempt {job.attempt}" + (", asked to stop" if job.cancel_requested else ""),
+            f"{job.state}, attempt {job.attempt}" + (f", asked to {job.request}" if job.request else ""),
         ),
         ("base", base["path"] if base else "none"),
         ("experts", experts),
@@ -88,6 +144,7 @@ def _facts(job: Job, results: Results) -> list[tuple[str, str]]:
         ("examples", ", ".join(f"{count} {split}" for split, count in results.splits.items())),
         ("trials", counted),
         ("time", _time(job, results)),
+        ("queue", f"{'for controllers' if job.served else 'carried out by hand'}, priority {job.priority}"),
         ("remote code", "allowed for the models" if job.spec["trust_remote_code"] else "not allowed"),
         ("task code", "allowed" if job.spec["trust_task_code"] else "not allowed"),
         ("folder", job.folder),

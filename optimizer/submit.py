@@ -1,15 +1,15 @@
 """Take a job in: check everything, then write it to the database whole."""
 
-import getpass
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine
 
+from optimizer.audit import user
 from optimizer.errors import InputError
 from optimizer.examples import LedgerEntry
-from optimizer.jobs import Job, create_job, list_jobs
+from optimizer.jobs import Job, create_job, find_job
 from optimizer.preflight import Say, gib, memory_of, preflight
 from optimizer.spec import JobFile
 from optimizer.warm_start import check_examples, earlier_job, warm_started
@@ -23,14 +23,16 @@ class Submitted:
     fresh: bool
 
 
-def submit(database: Engine, spec: JobFile, folder: Path, say: Say, local: bool) -> Submitted:
+def submit(
+    database: Engine, spec: JobFile, folder: Path, say: Say, local: bool, served: bool = False, priority: int = 0
+) -> Submitted:
     """Put the job in the queue, or find it there.
 
-    Submitting the same job file twice is the same job: nothing is written the second time. Raises `InputError` where
-    a check fails, or where another job has the name already.
+    One that is not `served` is for this process to carry out. Submitting the same job file twice is the same job:
+    nothing is written the second time. Raises `InputError` where a check fails, or where another job has the name.
     """
     content = spec.model_dump(mode="json")
-    existing = next((job for job in list_jobs(database) if job.name == spec.name), None)
+    existing = find_job(database, spec.name)
     if existing is not None:
         _refuse_another(existing, content)
         return Submitted(existing, fresh=False)
@@ -55,11 +57,13 @@ def submit(database: Engine, spec: JobFile, folder: Path, say: Say, local: bool)
             spec=content,
             plan=plan.model_dump(mode="json"),
             folder=str(folder),
-            submitted_by=_user(),
+            submitted_by=user(),
+            priority=priority,
+            served=served,
             examples=[LedgerEntry(example.id, example.task, example.split) for example in checked.examples],
         )
     except InputError:
-        taken = next((job for job in list_jobs(database) if job.name == spec.name), None)
+        taken = find_job(database, spec.name)
         if taken is None or taken.spec != content:
             raise
         return Submitted(taken, fresh=False)  # the same file, submitted elsewhere while this one was checked
@@ -74,10 +78,3 @@ def _refuse_another(existing: Job, content: dict[str, Any]) -> None:
         f"A job's name stands for one job file, but `{existing.name}` was submitted with another {', '.join(keys)}. "
         f"Give this one another name (--name), or go on with the old one: mergeopt resume {existing.name}"
     )
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # no entry for this user id, as in some containers
-        return "unknown"

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Dialect,
     Double,
     ForeignKey,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -29,7 +30,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 PREFIX = "mergeopt_"
-STATES = ("queued", "running", "done", "failed", "cancelled", "interrupted")
+STATES = ("queued", "running", "paused", "done", "failed", "cancelled", "interrupted")
 NAME_LENGTH = 200
 
 
@@ -94,10 +95,20 @@ jobs = Table(
     Column("plan", JsonText, nullable=False),
     Column("folder", Text, nullable=False),
     Column("state", String(20), nullable=False),
-    Column("cancel_requested", Boolean, nullable=False),
+    # In the queue, for controllers to take; a job that `mergeopt run` carries out itself is none of theirs.
+    Column("served", Boolean, nullable=False),
+    Column("priority", Integer, nullable=False),
+    # The limit on workers that was set after submission; without one, the job file's own number counts.
+    Column("most_workers", Integer),
+    # What its holder was asked to do: `cancel`, `pause`, or nothing.
+    Column("request", String(20)),
     # Counts the claims of this job. Whoever holds a lower number than the row's has lost it (the fencing
     # token).
     Column("attempt", Integer, nullable=False),
+    # Attempts in a row that ended without a word and had recorded nothing.
+    Column("deaths", Integer, nullable=False),
+    # Not to be taken from the queue before this, by the database's clock.
+    Column("not_before", Double),
     Column("owner", Text),
     Column("lease_until", Double),
     Column("created_at", Moment, nullable=False),
@@ -111,6 +122,7 @@ jobs = Table(
     Column("write_id", String(32), nullable=False),
     UniqueConstraint("name", name="mergeopt_jobs_name"),
     CheckConstraint("state IN ({})".format(", ".join(f"'{state}'" for state in STATES)), name="mergeopt_jobs_state"),
+    Index("mergeopt_jobs_by_state", "state", "priority", "id"),
 )
 
 examples = Table(
@@ -174,4 +186,38 @@ gradients = Table(
     Column("created_at", Moment, nullable=False),
     Column("write_id", String(32), nullable=False),
     UniqueConstraint("job_id", "number", "shard", name="mergeopt_gradients_once"),
+)
+
+limits = Table(
+    "mergeopt_limits",
+    METADATA,
+    # `*` is everybody who has no row of their own.
+    Column("user_name", String(NAME_LENGTH), primary_key=True),
+    Column("workers", Integer),
+    Column("jobs", Integer),
+)
+
+audit = Table(
+    "mergeopt_audit",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("at", Moment, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("action", String(100), nullable=False),
+    Column("job_id", ForeignKey(jobs.c.id, name="mergeopt_audit_job")),
+    Column("data", JsonText, nullable=False),
+    Index("mergeopt_audit_by_job", "job_id", "id"),
+)
+
+log_lines = Table(
+    "mergeopt_log",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("job_id", ForeignKey(jobs.c.id, name="mergeopt_log_job"), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("at", Moment, nullable=False),
+    Column("level", String(20), nullable=False),
+    Column("text", Text, nullable=False),
+    Index("mergeopt_log_by_job", "job_id", "id"),
 )

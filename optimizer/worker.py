@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,9 @@ from optimizer.spec import JobFile
 
 if TYPE_CHECKING:
     from evaluators.meter import Meter
+    from evaluators.protocol import Evaluator
+    from merging.sources import Sources
+    from optimizer.resident import Resident
 
 
 @dataclass(frozen=True)
@@ -52,26 +56,42 @@ class Differentiated:
 
 
 class Worker:
-    """Sources opened once, one resident model, one prepared evaluator; everything else arrives with the request."""
+    """Sources opened once, one resident model, one prepared evaluator; everything else arrives with the request.
+
+    A new worker is light, so that it can wait for a node; `prepare` opens what it works with, and so does the first
+    request to a worker that was not prepared.
+    """
 
     def __init__(self, job: dict[str, Any], plan: dict[str, Any], threads: int = 1) -> None:
-        """`job` and `plan` are the JSON forms of `JobFile` and `Plan`; nothing else is read but model and task files.
-
-        Raises `ValueError` where a source on this machine is not the one the plan was made for.
-        """
-        import torch
-
-        from merging.materialize import Sources
-        from optimizer.preflight import open_evaluator
-        from optimizer.resident import open_resident
-
-        torch.set_num_threads(threads)
+        """`job` and `plan` are the JSON forms of `JobFile` and `Plan`; nothing but model and task files is read."""
         self._job = JobFile.model_validate(job)
         self._plan = Plan.model_validate(plan)
-        self._sources = Sources(self._plan.template)
-        self._sources.verify()
-        self._evaluator = open_evaluator(self._job)
-        self._resident = open_resident(self._job, self._plan.template, self._sources)
+        self._threads = threads
+
+    def prepare(self) -> None:
+        """Open models and tasks. Raises `ValueError` where a source on this node is not the one of the plan."""
+        import torch
+
+        torch.set_num_threads(self._threads)
+        _ = self._sources, self._evaluator, self._resident
+
+    @cached_property
+    def _sources(self) -> "Sources":
+        from optimizer.node_sources import open_sources
+
+        return open_sources(self._plan.template)
+
+    @cached_property
+    def _evaluator(self) -> "Evaluator":
+        from optimizer.preflight import open_evaluator
+
+        return open_evaluator(self._job)
+
+    @cached_property
+    def _resident(self) -> "Resident":
+        from optimizer.resident import open_resident
+
+        return open_resident(self._job, self._plan.template, self._sources)
 
     def score(self, recipe: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
         """Fill the resident model with the recipe, as far as it is not that merge already, and score the examples.

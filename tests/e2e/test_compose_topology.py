@@ -108,9 +108,9 @@ class Town:
         process.send_signal(signal.SIGTERM)
         return process
 
-    def run(self, *arguments: str) -> str:
-        """`mergeopt` in the service `cli`; what it prints."""
-        process = self.start("cli", *arguments)
+    def run(self, *arguments: str, service: str = "cli") -> str:
+        """`mergeopt` in the service `cli`, or another service to its end; what it prints."""
+        process = self.start(service, *(arguments or self.services[service]["command"]))
         out, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, f"{arguments} ended {process.returncode}:\n{self.said()}"
         return out.decode()
@@ -205,6 +205,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
         try:
             here.start("head")
             here.wait_until_healthy("head")
+            here.run(service="upgrade")
             for service in ("worker", "controller", "dashboard", "proxy"):
                 here.start(service)
             yield here
@@ -214,17 +215,21 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
         postgres.close()
 
 
+def _submitted(town: Town, tiny: Tiny, name: str, trials: int) -> None:
+    file = town.folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(job_content(tiny, name, trials=trials, search_examples=10), sort_keys=False))
+    assert town.run("submit", str(file)).strip() == name
+
+
+def _job(town: Town, name: str) -> Any:
+    (job,) = (one for one in json.loads(town.run("jobs", "--json")) if one["name"] == name)
+    assert job["state"] in ("queued", "running", "done"), town.said()
+    return job
+
+
 def test_a_job_submitted_to_the_compose_services_is_done_and_exported(town: Town, tiny: Tiny) -> None:
-    file = town.folder / "job.yaml"
-    file.write_text(yaml.safe_dump(job_content(tiny, trials=10, search_examples=10), sort_keys=False))
-    assert town.run("submit", str(file)).strip() == "small"
-
-    def ended() -> bool:
-        (job,) = json.loads(town.run("jobs", "--json"))
-        assert job["state"] in ("queued", "running", "done"), town.said()
-        return bool(job["state"] == "done")
-
-    town.wait_for(ended, "the job is done")
+    _submitted(town, tiny, "small", trials=10)
+    town.wait_for(lambda: _job(town, "small")["state"] == "done", "the job is done")
     town.run("export", "small", "best")
     assert list((town.jobs / "best").glob("*.safetensors"))
     assert (town.jobs / "mergeopt-jobs" / "small" / "report.html").exists()
@@ -259,10 +264,16 @@ def test_no_service_says_a_secret(town: Town) -> None:
         assert [log for log in logs if secret in log.read_text(errors="replace")] == []
 
 
-def test_a_controller_that_is_stopped_takes_its_node_along(town: Town) -> None:
-    log = town.folder / "controller.log"
-    town.wait_for(lambda: "Waiting for jobs" in log.read_text(), "the controller has come up")
+def test_a_controller_that_is_stopped_gives_its_job_to_the_next_one_and_takes_its_node_along(
+    town: Town, tiny: Tiny
+) -> None:
+    _submitted(town, tiny, "handed-on", trials=60)
+    town.wait_for(lambda: "search:" in town.run("logs", "handed-on"), "the search is under way")
     controller = town.stop("controller")
     assert controller.wait(timeout=120) == 0, town.said()
     _, left = psutil.wait_procs(processes_of(controller.pid), timeout=60)
     assert left == []
+    assert _job(town, "handed-on")["state"] == "queued"
+    town.start("controller")
+    town.wait_for(lambda: _job(town, "handed-on")["state"] == "done", "the job is done")
+    assert _job(town, "handed-on")["attempt"] == 2

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from merging.methods import METHODS as TABLE
 from optimizer.database import open_database
 from optimizer.errors import InputError
-from optimizer.jobs import get_job, list_jobs
+from optimizer.jobs import get_job
+from optimizer.queue import list_jobs
 from optimizer.merge import MergeOptions, merge
 from optimizer.spec import read_job_file
 from optimizer.submit import Submitted, submit
@@ -80,7 +81,7 @@ ENGINES = "(there is: auto, cma-es, tpe, gp, random, nsga2, nsga3)"
         ),
         pytest.param(
             {"method": {"name": "ties", "density": 2}},
-            ["`ties`: `density`: Input should be less than or equal to 1, but got 2"],
+            ["`ties`: `density` must be at most 1, but is 2"],
             id="method setting out of range",
         ),
         pytest.param(

@@ -24,7 +24,7 @@ TORCH_FREE = {
     "merging.methods.searchable",
 }
 HOMES = {
-    "ray": {"optimizer/cluster.py"},
+    "ray": {"optimizer/cluster/"},
     "lm_eval": {"evaluators/harness/"},
     "cmaes": {"optimizer/engines/cma_es.py", "optimizer/auto/evolution.py"},
     "botorch": {"optimizer/engines/gaussian_process.py"},

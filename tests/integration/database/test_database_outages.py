@@ -15,8 +15,9 @@ from sqlalchemy.exc import OperationalError
 from optimizer import database as database_module
 from optimizer.database import DatabaseAway, connect, open_database
 from optimizer.errors import InputError
-from optimizer.jobs import claim, create_job, finish, get_job, list_jobs, renew
+from optimizer.jobs import claim, create_job, finish, get_job, renew
 from optimizer.outcomes import Columns, read_outcomes, record_outcomes
+from optimizer.queue import list_jobs
 from tests.postgres import PostgresServer
 
 OWNER = "another-machine:1:abc"

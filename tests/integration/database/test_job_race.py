@@ -12,9 +12,10 @@ import pytest
 from sqlalchemy import Engine
 
 from optimizer.database import open_database
-from optimizer.jobs import LeaseLost, claim_next, create_job, finish, list_jobs
+from optimizer.jobs import LeaseLost, create_job, finish, get_job
 from optimizer.outcomes import Columns, read_outcomes, record_outcomes, scored_count
 from optimizer.owners import new_owner
+from optimizer.queue import claim_next, list_jobs
 
 WORKERS, JOBS, ROUNDS, KILLS = 8, 40, 3, 8
 LEASE = 1.0
@@ -79,7 +80,7 @@ def test_every_job_ends_once_by_its_last_holder_however_many_workers_are_killed(
 
 
 def _check(database: Engine, finished: list[tuple[str, ...]]) -> None:
-    jobs = list_jobs(database)
+    jobs = [get_job(database, listed.id) for listed in list_jobs(database)]
     assert [job.state for job in jobs] == ["done"] * JOBS
     assert any(job.attempt > 1 for job in jobs)
     last = {job.name: str(job.attempt) for job in jobs}

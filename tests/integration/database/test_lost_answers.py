@@ -8,10 +8,12 @@ import pytest
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
+from optimizer.audit import deeds
 from optimizer.events import count_events, log_event
 from optimizer.examples import LedgerEntry, read_ledger, write_ledger
-from optimizer.jobs import claim, claim_next, create_job, finish, get_job, list_jobs, release, renew
+from optimizer.jobs import claim, create_job, finish, get_job, release, renew
 from optimizer.outcomes import Columns, read_outcomes, record_outcomes
+from optimizer.queue import claim_next, list_jobs
 
 OWNER = "another-machine:1:abc"
 
@@ -50,7 +52,8 @@ def test_a_job_is_submitted_once_with_its_examples(database: Engine, line: Line)
     line.break_after_commit()
     job = create_job(database, "demo", {}, {}, "", examples=[LedgerEntry("t:1", "t", "search")])
     assert line.breaks == 0
-    assert list_jobs(database) == [job]
+    assert [one.id for one in list_jobs(database)] == [job.id]
+    assert [deed.action for deed in deeds(database)] == ["submitted"]
     assert len(read_ledger(database, job.id)) == 1
 
 

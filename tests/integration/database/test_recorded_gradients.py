@@ -3,13 +3,11 @@
 import math
 
 import pytest
-from alembic import command
-from sqlalchemy import Engine, inspect
+from sqlalchemy import Engine
 
-from optimizer import schema
-from optimizer.database import connect, open_database, writing
 from optimizer.gradients import gradient_looks, read_gradients, record_gradient
-from optimizer.jobs import LeaseLost, claim, claim_next, create_job
+from optimizer.jobs import LeaseLost, claim, create_job
+from optimizer.queue import claim_next
 
 ROWS = {"layer.0.mlp": [0.1, -1e-17, 1 / 3], "head": [math.pi, 0.0, 5e-324]}
 
@@ -75,15 +73,3 @@ def test_looks_count_batches_shards_and_examples(database: Engine) -> None:
     assert found is not None
     assert (found.by, found.rounds, found.examples) == (2, 3, 10)
     assert found.first <= found.last
-
-
-def test_a_database_from_before_gradients_keeps_its_jobs_and_gets_the_table(database_url: str) -> None:
-    old = connect(database_url)
-    with writing(old) as connection:
-        command.upgrade(schema.alembic_config(connection), "0001")
-    create_job(old, "kept", {}, {}, "")
-    assert not inspect(old).has_table("mergeopt_gradients")
-    new = open_database(database_url)
-    job = claim(new, "kept", "another-machine:1:abc", 600.0)
-    assert _record(new, (job.id, job.attempt))
-    assert len(read_gradients(new, job.id)) == 1

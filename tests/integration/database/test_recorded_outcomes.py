@@ -7,8 +7,9 @@ from sqlalchemy import Engine, update
 from optimizer.errors import InputError
 from optimizer.events import count_events, events, log_event
 from optimizer.examples import LedgerEntry, read_ledger, write_ledger
-from optimizer.jobs import LeaseLost, claim, claim_next, create_job, finish
+from optimizer.jobs import LeaseLost, claim, create_job, finish
 from optimizer.outcomes import Columns, read_outcomes, record_outcomes, scored_count
+from optimizer.queue import claim_next
 from optimizer.tables import outcomes
 
 

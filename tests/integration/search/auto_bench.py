@@ -9,7 +9,8 @@ from optimizer.auto.conductor import Conductor
 from optimizer.database import open_database
 from optimizer.evidence import Evidence
 from optimizer.examples import LedgerEntry, read_ledger
-from optimizer.jobs import claim, create_job, release, requeue
+from optimizer.jobs import claim, create_job, release
+from optimizer.requests import requeue
 from optimizer.owners import new_owner
 from optimizer.plan import baselines
 from optimizer.pool import Answer, Unit

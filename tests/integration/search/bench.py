@@ -20,7 +20,8 @@ from optimizer.engines import ENGINES
 from optimizer.evidence import Evidence
 from optimizer.examples import LedgerEntry, read_ledger
 from optimizer.finish import Finish
-from optimizer.jobs import Job, claim, create_job, release, requeue
+from optimizer.jobs import Job, claim, create_job, release
+from optimizer.requests import requeue
 from optimizer.owners import new_owner
 from optimizer.plan import Needs, Plan, baselines
 from optimizer.pool import Answer, Unit
