@@ -11,11 +11,12 @@ export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 
-.PHONY: help setup demo test lint format check-python clean
+.PHONY: help setup demo test chaos lint format check-python clean
 
 help:
 	@echo "make demo    set up, train tiny models, search their merge, export the best (about 8 minutes the first time)"
 	@echo "make test    set up, then all linters and all tests"
+	@echo "make chaos   kill the parts of a service at random moments, 200 times and on Ray (about an hour)"
 	@echo "make lint    ruff, mypy, and the linters of docker/ only"
 	@echo "make format  rewrite the code in the project's format"
 	@echo "make clean   remove what examples and demo made (not the environment)"
@@ -45,6 +46,10 @@ lint: $(INSTALLED)
 
 test: lint
 	$(BIN)/python -m pytest
+
+chaos: $(INSTALLED)
+	$(BIN)/python -m tests.chaos --kills 200
+	MERGEOPT_CHAOS=long $(BIN)/python -m pytest -s tests/chaos
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

@@ -76,13 +76,18 @@ def _recipe(recipe: Recipe) -> str:
         table = _table(("group", *names), [("all", *next(iter(rows.values())))])
     else:
         table = _table(("group", *names), [(group, *row) for group, row in rows.items()])
-    settings = ", ".join(f"{key} {value}" for key, value in recipe.structure.items()) or "defaults"
+    settings = ", ".join(_setting(key, value) for key, value in recipe.structure.items()) or "defaults"
     facts = f"Settings: {settings}. Seed: {recipe.seed}. Digest: `{recipe.digest()}`."
     if recipe.path is not None:
         facts += f" Layers of the result: {', '.join(one.in_words() for one in recipe.path)}."
     if recipe.unmerged:
         facts += f" Not merged but taken from one model: {', '.join(recipe.unmerged)}."
     return f"## Recipe\n\n{facts} `mergeopt_recipe.json` holds it in full.\n\n{table}"
+
+
+def _setting(key: str, value: object) -> str:
+    """A setting in words; of a folder on somebody's disk its own name."""
+    return f"{key} {Path(str(value)).name if key == 'statistics' else value}"
 
 
 def lineage(parents: dict[str, Checkpoint], cache: Path | None) -> str:

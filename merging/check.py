@@ -1,7 +1,7 @@
 """Check a recipe against its method and the model's groups, before any weight is read."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -10,7 +10,7 @@ from merging.frozen import Frozen
 from merging.groups import Group
 from merging.methods import METHODS, Method
 from merging.recipe import Recipe
-from merging.yaml_file import suggest
+from merging.yaml_file import in_words, shown, suggest
 
 
 def check_recipe(recipe: Recipe, groups: Iterable[Group]) -> None:
@@ -38,6 +38,9 @@ def check_recipe(recipe: Recipe, groups: Iterable[Group]) -> None:
     if recipe.path is not None:
         _check_path(recipe, sorted({group.layer for group in groups if group.layer is not None}))
     wanted = method.coefficients(tuple(recipe.experts))
+    error = method.row_error((1.0,) * len(wanted), structure)
+    if error is not None:  # ones are a row that every method takes, so it is the settings
+        raise MergeError(f"`{method.name}`: {error}.")
     for group in names:
         check_row(group, recipe.coefficients[group], wanted, method, structure, len(recipe.experts))
 
@@ -55,7 +58,10 @@ def _check_path(recipe: Recipe, layers: list[int]) -> None:
                 else "a path needs models with numbered layers, but there are none."
             )
         if visit.source is not None and visit.source not in models:
-            raise MergeError(f"layer {number} of the path: {suggest(visit.source, models)}; {visit.source} is none.")
+            raise MergeError(
+                f"layer {number} of the path must be of the merge or of a model in it, but there is no "
+                f"`{visit.source}`; {suggest(visit.source, models)}."
+            )
 
 
 def check_method(recipe: Recipe) -> Frozen:
@@ -78,7 +84,8 @@ def _check_count(recipe: Recipe, method: Method) -> None:
     experts = len(recipe.experts)
     models = experts + (recipe.base is not None)
     if experts < method.min_experts:
-        raise MergeError(f"`{method.name}` must have at least {method.min_experts} expert, but has {experts}.")
+        least = f"{method.min_experts} expert{'s' if method.min_experts > 1 else ''}"
+        raise MergeError(f"`{method.name}` must have at least {least}, but has {experts}; add one.")
     if method.max_experts is not None and experts > method.max_experts:
         raise MergeError(
             f"`{method.name}` must have at most {method.max_experts} experts, but has {experts}; "
@@ -86,15 +93,29 @@ def _check_count(recipe: Recipe, method: Method) -> None:
         )
     if models < method.min_models:
         raise MergeError(
-            f"`{method.name}` must have at least {method.min_models} models, base included, but has {models}."
+            f"`{method.name}` must have at least {method.min_models} models, base included, but has {models}; add one."
         )
 
 
 def _structure(recipe: Recipe, method: Method) -> Frozen:
+    for setting, value in recipe.structure.items():
+        if isinstance(value, bool) and _is_number(method.structure, setting):
+            raise MergeError(f"`{method.name}`: `{setting}` must be a number, but is {shown(value)}.")
     try:
         return method.structure.model_validate(recipe.structure)
     except ValidationError as error:
         raise MergeError("\n".join(explained(error, method))) from None
+
+
+def _is_number(structure: type[Frozen], setting: str) -> bool:
+    """Whether a setting is a number and no truth, which pydantic would make one of."""
+    kinds = _kinds(structure.model_fields[setting].annotation) if setting in structure.model_fields else set()
+    return bool not in kinds and bool({int, float} & kinds)
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that stand in an annotation."""
+    return {annotation}.union(*(_kinds(part) for part in get_args(annotation)))
 
 
 def explained(error: ValidationError, method: Method) -> list[str]:
@@ -119,8 +140,9 @@ def _explain(problem: Any, method: Method) -> str:
         known = list(method.structure.model_fields)
         there_is = suggest(setting, known) if known else "it has no settings"
         return f"`{method.name}` has no setting `{setting}`; {there_is}."
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"`{method.name}`: {f'`{setting}`: ' if setting else ''}{message}, but got {problem['input']!r}."
+    # what several settings must be together says the values itself
+    met = f"`{setting}` {in_words(problem)}, but is {shown(problem['input'])}" if setting else in_words(problem)
+    return f"`{method.name}`: {met}."
 
 
 def check_row(

@@ -3,7 +3,8 @@
 import hashlib
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,16 +13,25 @@ from typing import TYPE_CHECKING, Any, Protocol
 from safetensors import SafetensorError, safe_open
 
 from merging.errors import CheckpointError
-from merging.hash_cache import remembered
+from merging.hash_cache import remembered, remembered_together
 from merging.locate import locate
 from merging.recipe import Source
 from merging.tied import tied_head
-from merging.weight_files import WeightFiles, index_name, read_json, weight_files
+from merging.weight_files import WeightFiles, has_file, index_name, read_json, weight_files
+from merging.weight_hashes import weight_hashes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Checkpoint", "CheckpointError", "dtype_bytes", "file_hashes", "fingerprint", "open_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "dtype_bytes",
+    "file_hashes",
+    "fingerprint",
+    "hash_weights",
+    "open_checkpoint",
+]
 
 # safetensors' name for a dtype, torch's name for it, bytes per element
 _DTYPES = {
@@ -141,7 +151,7 @@ def open_checkpoint(source: Source) -> Checkpoint:
 def open_folder(source: Source, folder: Path, from_hub: bool) -> Checkpoint:
     """As `open_checkpoint`, of a source that has been located."""
     weights = weight_files(folder)
-    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    config = read_json(folder / CONFIG) if has_file(folder / CONFIG) else {}
     if "quantization_config" in config:
         raise CheckpointError(
             f"{folder}: the weights are quantized, and packed numbers cannot be averaged; merge the "
@@ -214,6 +224,22 @@ def file_hashes(checkpoint: Checkpoint, cache: Path | None = None) -> dict[str, 
     names = [*checkpoint.files, *(name for name in beside if (checkpoint.folder / name).is_file())]
     paths = {name: checkpoint.folder / name for name in sorted(names)}
     return {name: remembered(path, "sha256", partial(_sha256, path), cache) for name, path in paths.items()}
+
+
+def hash_weights(checkpoints: Iterable[Checkpoint], threads: int, cache: Path | None = None) -> None:
+    """Take the hashes that `fingerprint` and `file_hashes` ask for, where they are not remembered: each file is read
+    once for both, `threads` of them at a time. Adapters are small, and left to those; their bases are not.
+    """
+    below = (one._origin or one for one in checkpoints)
+    models = [one if one._overlay is None else one._overlay.base for one in below]
+    files = dict.fromkeys(model.folder / file for model in models for file in model.files)
+
+    def take(file: Path) -> None:
+        remembered_together(file, ("sha256", "tensors"), partial(weight_hashes, file), cache)
+
+    with ThreadPoolExecutor(threads, "mergeopt-hash") as pool:
+        for done in [pool.submit(take, file) for file in files]:
+            done.result()
 
 
 def _checkpoint(

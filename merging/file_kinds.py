@@ -1,4 +1,4 @@
-"""Tell a config of mergekit or mergekit-evolve by its keys, where a command asks for another file."""
+"""Tell one kind of file from the others by its keys, where a command asks for another."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,14 +7,18 @@ from typing import Any
 from merging.yaml_file import FileError
 
 _KINDS = {
-    "merge_method": "a merge config of mergekit, which `mergeopt merge` carries out",
-    "genome": "a config of mergekit-evolve, which `mergeopt import-evolve` makes a job file of",
+    "merge_method": ("a merge config of mergekit", "which `mergeopt merge` carries out"),
+    "genome": ("a config of mergekit-evolve", "which `mergeopt import-evolve` makes a job file of"),
+    "search": ("a job file", "which `mergeopt run` carries out"),
+    "adapters": ("a recipe over adapters", "which `mergeopt merge-adapters` carries out"),
+    "experts": ("a recipe", "which `mergeopt merge` carries out"),
 }
-"""By a top-level key that no other file has."""
+"""What a file is that has this key at the top, and what it is for."""
 
 
-def refuse_other_kinds(path: Path, content: Mapping[str, Any], wanted: str, own_key: str | None = None) -> None:
-    """Raises `FileError` where the file is another one than `wanted`; `own_key` is what files of that kind have."""
-    for key, kind in _KINDS.items():
-        if key != own_key and key in content:
-            raise FileError(f"{path}: must be {wanted}, but is {kind}.")
+def refuse_other_kinds(path: Path, content: Mapping[str, Any], wanted: str) -> None:
+    """Raises `FileError` where the file has the key of another kind than `wanted`, and not that of this one."""
+    found = {kind: purpose for key, (kind, purpose) in _KINDS.items() if key in content}
+    if found and wanted not in found:
+        kind, purpose = next(iter(found.items()))
+        raise FileError(f"{path}: must be {wanted}, but is {kind}, {purpose}.")

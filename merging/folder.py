@@ -26,7 +26,7 @@ from merging.sources import Sources
 from merging.step import Step
 from merging.stream import Progress, stream
 from merging.threads import processors, torch_threads
-from merging.weight_files import index_name
+from merging.weight_files import has_file, index_name
 
 MAX_SHARD_BYTES = 5_000_000_000
 RECIPE_FILE = "mergeopt_recipe.json"
@@ -235,9 +235,9 @@ def _copy_companions(reference: Checkpoint, building: Path) -> None:
     # what files another library's model needs, only that library knows: all settings are kept
     wanted = _COMPANIONS if reference.is_transformers else (*_COMPANIONS, "*.json")
     for file in sorted(reference.model_folder.iterdir()):
-        if file.name in _LEFT_BEHIND or file.name.endswith(index_name("")) or not file.is_file():
+        if file.name in _LEFT_BEHIND or file.name.endswith(index_name("")) or file.is_dir():
             continue
-        if any(fnmatch(file.name, pattern) for pattern in wanted):
+        if any(fnmatch(file.name, pattern) for pattern in wanted) and has_file(file):
             shutil.copyfile(file, building / file.name)
     templates = reference.model_folder / "additional_chat_templates"
     if templates.is_dir():

@@ -17,11 +17,12 @@ def locate(source: Source) -> tuple[Path, bool]:
 
     Raises `CheckpointError` where there is neither a folder nor a repository of that name.
     """
-    local = Path(source.path).expanduser()
     try:
+        local = Path(source.path).expanduser()
         is_folder, is_there = local.is_dir(), local.exists()
-    except OSError as error:  # a name too long for any file, say
-        raise CheckpointError(f"{source.path[:200]}: cannot be looked for ({error.strerror}); check it.") from error
+    except (OSError, RuntimeError) as error:  # a name too long for any file, `~` of nobody
+        said = error.strerror if isinstance(error, OSError) else error
+        raise CheckpointError(f"{source.path[:200]}: cannot be looked for ({said}); check it.") from error
     if is_folder:
         if source.revision is not None:
             raise CheckpointError(
@@ -48,7 +49,8 @@ def _snapshot(source: Source) -> Path:
         )
     except (OSError, ValueError) as error:  # every Hub error is one of the two
         at = f" at revision `{source.revision}`" if source.revision else ""
+        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
         raise CheckpointError(
-            f"{source.path}: there is no such folder, and the Hub gives no such model{at} ({error}). "
+            f"{source.path}: there is no such folder, and the Hub gives no such model{at} ({said}). "
             "Check the spelling, log in with `hf auth login` if it is gated, or download it while online."
         ) from error

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from merging.checkpoint import Checkpoint, file_hashes, fingerprint
+from merging.checkpoint import Checkpoint, file_hashes, fingerprint, hash_weights
 from merging.licences import licence_of, licences_of
 from merging.recipe import Recipe
 from merging.sources import Sources
+from merging.threads import processors
 
 PROVENANCE_FILE = "mergeopt_provenance.json"
 _LIBRARIES = ("mergeopt", "torch", "safetensors", "transformers")
@@ -28,6 +29,7 @@ def provenance(recipe: Recipe, sources: Sources, cache: Path | None = None) -> s
 
 def manifest(parents: Mapping[str, Checkpoint], facts: Mapping[str, Any], cache: Path | None = None) -> str:
     """As `provenance`, of any merge: `facts` say how it was made from its parents."""
+    hash_weights(parents.values(), processors(), cache)
     licences = licences_of({name: parent.folder for name, parent in parents.items()})
     content = {
         "format": 1,

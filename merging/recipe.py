@@ -5,12 +5,13 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, Strict
 
 from merging.frozen import Frozen
 from merging.groups import MODULES
+from merging.numbers import Number, Whole
 
-Structure = dict[str, bool | int | float | str | tuple[float, ...]]
+Structure = dict[str, bool | int | float | str | tuple[Number, ...]]
 """A method's own settings; a tuple holds one number per expert."""
 DType = Literal["float32", "bfloat16", "float16"]
 
@@ -58,9 +59,9 @@ class Visit(Frozen):
     by `scale`.
     """
 
-    layer: int
+    layer: Whole
     source: str | None = None
-    scale: float = 1.0
+    scale: Number = 1.0
 
     def in_words(self, digits: int = 6) -> str:
         """`1`, or `1 of math at 0.62`; the scale with so many significant digits."""
@@ -77,28 +78,31 @@ class Recipe(Frozen):
     (density, seed of masks excluded). `dtype` is the dtype of the merged tensors, the base's own where it is
     None. `unmerged` names modules whose tensors are not merged but taken from one model as they are (see
     `merging.alignment.reference_of`): task heads, above all, whose shapes may differ. `path` are the layers of the
-    result one after the other; those of the models in their order where it is None.
+    result one after the other; those of the models in their order where it is None. `statistics` is the hash of what a
+    method with statistics reads (see `Sources.fingerprinted`); once it is known, where they lie no longer matters.
     """
 
     method: str
     base: Source | None = None
     experts: dict[str, Source]
-    coefficients: dict[str, tuple[float, ...]]
+    coefficients: dict[str, tuple[Annotated[float, Strict()], ...]]  # strict: `true` is not 1
     structure: Structure = Field(default_factory=dict)
     seed: int = 0
     dtype: DType | None = None
     unmerged: Unmerged = ()
     path: tuple[Visit, ...] | None = None
+    statistics: str | None = None
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits that two recipes share only if they give the same weights."""
+        known = {"statistics": self.statistics} if self.statistics is not None else {}
         content = {
             "method": self.method,
             "base": self.base.identity() if self.base else None,
             # names count: random masks are seeded by them
             "experts": [[name, *source.identity()] for name, source in self.experts.items()],
             "coefficients": {group: list(row) for group, row in sorted(self.coefficients.items())},
-            "structure": dict(sorted(self.structure.items())),
+            "structure": dict(sorted({**self.structure, **known}.items())),
             "seed": self.seed,
             "dtype": self.dtype,
             **({"unmerged": sorted(self.unmerged)} if self.unmerged else {}),

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from merging.alignment import open_aligned, reference_of
+from merging.check import check_method
 from merging.checkpoint import Checkpoint, fingerprint
 from merging.compatibility import check_compatible
 from merging.errors import MergeError
 from merging.frozen import Frozen
 from merging.groups import Group, groups_of, is_merged
 from merging.methods import METHODS
+from merging.methods.calibrated import Calibrated
 from merging.recipe import Recipe, Source
 from merging.whole import Whole
 
@@ -70,7 +72,10 @@ class Sources:
                 )
 
     def fingerprinted(self, recipe: Recipe, cache: Path | None = None) -> Recipe:
-        """The recipe with every source's fingerprint filled in: its digest then does not depend on paths."""
+        """The recipe with the fingerprints of sources and statistics filled in: its digest then depends on no paths.
+
+        Raises `MergeError` where it has that of other statistics than those that are there.
+        """
         base, experts = self.chosen(recipe)
 
         def known(source: Source, checkpoint: Checkpoint) -> Source:
@@ -80,6 +85,7 @@ class Sources:
             update={
                 "base": known(recipe.base, base) if recipe.base is not None and base is not None else None,
                 "experts": {name: known(source, experts[name]) for name, source in recipe.experts.items()},
+                "statistics": statistics_of(recipe, cache),
             }
         )
 
@@ -139,6 +145,21 @@ class Sources:
 
     def _all(self) -> list[Checkpoint]:
         return [*([self.base] if self.base is not None else []), *self.experts.values()]
+
+
+def statistics_of(recipe: Recipe, cache: Path | None = None) -> str | None:
+    """The fingerprint of the statistics that the recipe's method reads, None where it reads none.
+
+    Raises `MergeError` where they are missing, or others than those whose fingerprint the recipe has.
+    """
+    structure = check_method(recipe)
+    found = structure.fingerprint(tuple(recipe.experts), cache) if isinstance(structure, Calibrated) else None
+    if recipe.statistics is not None and found != recipe.statistics:
+        raise MergeError(
+            f"the statistics must have fingerprint {recipe.statistics[:16]}, but have {str(found)[:16]}; they were "
+            "collected again, or are those of another recipe. Take `statistics` out of the recipe to merge with these."
+        )
+    return found
 
 
 def _same(one: Source, other: Source) -> bool:

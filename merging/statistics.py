@@ -18,8 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from merging.checkpoint import tensor_digest
 from merging.errors import MergeError
 from merging.file_mode import as_new
+from merging.hash_cache import remembered
 from merging.pieces import pieces
 
 Kind = Literal["gram", "fisher"]
@@ -250,13 +252,32 @@ def expert_file(folder: Path, kind: Kind, expert: str) -> Path:
 def expert_statistics(folder: Path, kind: Kind, experts: Sequence[str]) -> list[Statistics]:
     """Each expert's, in order; a file is opened once. Raises `MergeError` where one is missing or of another kind."""
     files = [expert_file(folder, kind, expert) for expert in experts]
-    missing = [expert for expert, file in zip(experts, files, strict=True) if not file.is_file()]
+    missing = [expert for expert, file in zip(experts, files, strict=True) if not os.path.isfile(file)]
     if missing:
         raise MergeError(
             f"{folder} must have a file {expert_file(Path(), kind, missing[0])} for the expert `{missing[0]}`, but has "
             f"none; run `mergeopt calibrate` for {', '.join(missing)}, or correct `statistics`."
         )
     return [_opened_once(file, file.stat().st_mtime_ns, kind) for file in files]
+
+
+def expert_fingerprint(folder: Path, kind: Kind, experts: Sequence[str], cache: Path | None = None) -> str:
+    """A hash of all that a merge reads of each expert's statistics, in order; where they lie has no part in it.
+
+    Hashes are remembered per file (see `merging.hash_cache`). Raises `MergeError` as `expert_statistics` does.
+    """
+    opened = expert_statistics(folder, kind, experts)
+    files = [expert_file(folder, kind, expert) for expert in experts]
+    found = [
+        remembered(file, "statistics", partial(_digests, one), cache) for file, one in zip(files, opened, strict=True)
+    ]
+    return hashlib.sha256(json.dumps([kind, found]).encode()).hexdigest()
+
+
+def _digests(statistics: Statistics) -> list[Any]:
+    tensors = {name: statistics.tensor(name) for name in statistics.names}
+    shapes = [[name, str(one.dtype), list(one.shape), tensor_digest(one)] for name, one in tensors.items()]
+    return [shapes, list(statistics.inputs_first)]
 
 
 @lru_cache(maxsize=64)

@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from merging.weight_files import read_json
+from merging.errors import CheckpointError
+from merging.weight_files import has_file, read_json
 
 _FEW = 3
+_NEEDED = {"content", "id"}
+_AGAIN = " Make it again: `AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)`."
 _PLAIN_FILES = ("vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt")
 
 
@@ -15,27 +18,39 @@ def tokenizer_difference(base: Path, expert: Path) -> str | None:
     `tokenizer.json` is compared token by token where both folders have one. Without it the vocabulary files
     are compared byte by byte. Raises `CheckpointError` where a JSON file is damaged.
     """
-    if (base / "tokenizer.json").is_file() and (expert / "tokenizer.json").is_file():
+    if has_file(base / "tokenizer.json") and has_file(expert / "tokenizer.json"):
         ours, theirs = token_ids(base / "tokenizer.json"), token_ids(expert / "tokenizer.json")
         return _difference(ours, theirs)
     for name in _PLAIN_FILES:
-        if (base / name).is_file() and (expert / name).is_file():
+        if has_file(base / name) and has_file(expert / name):
             same = (base / name).read_bytes() == (expert / name).read_bytes()
             return None if same else f"the two `{name}` files differ"
     return None
 
 
 def token_ids(path: Path) -> dict[str, int]:
-    """Every token with its id: the model's vocabulary, then the added tokens, which win."""
+    """Every token with its id: the model's vocabulary, then the added tokens, which win.
+
+    Raises `CheckpointError` where the file is damaged, or no tokenizer.
+    """
     content = read_json(path)
-    model = content.get("model")
-    vocabulary: Any = model.get("vocab", {}) if isinstance(model, dict) else {}
+    model, added = content.get("model"), content.get("added_tokens") or []
+    vocabulary: Any = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocabulary, list):  # Unigram: [token, log probability], the id is the position
+        if any(not isinstance(entry, list) or not entry for entry in vocabulary):
+            raise CheckpointError(
+                f"{path}: every entry of `vocab` must be a token and its score, but one is not.{_AGAIN}"
+            )
         ids = {str(entry[0]): position for position, entry in enumerate(vocabulary)}
-    else:
+    elif isinstance(vocabulary, dict):
         ids = dict(vocabulary)
-    for token in content.get("added_tokens") or []:
-        ids[token["content"]] = token["id"]
+    else:
+        raise CheckpointError(f"{path}: must be a tokenizer, with a `vocab` in its `model`, but has none.{_AGAIN}")
+    if not isinstance(added, list) or any(not isinstance(one, dict) or not one.keys() >= _NEEDED for one in added):
+        raise CheckpointError(f"{path}: `added_tokens` must each have `content` and `id`, but one lacks them.{_AGAIN}")
+    ids |= {token["content"]: token["id"] for token in added}
+    if any(not isinstance(number, int) or isinstance(number, bool) or number < 0 for number in ids.values()):
+        raise CheckpointError(f"{path}: the id of every token must be a whole number, but one is not.{_AGAIN}")
     return ids
 
 

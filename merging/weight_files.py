@@ -1,6 +1,7 @@
 """Find the weight files of a model folder, and refuse every layout that is not plain safetensors."""
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,16 @@ def _indexed(folder: Path, stem: str) -> WeightFiles:
             f"first {missing[0]}; download the folder again."
         )
     return WeightFiles(stem, files, index)
+
+
+def has_file(path: Path) -> bool:
+    """Whether there is such a file. Raises `CheckpointError` where something else is in its place."""
+    if os.path.isfile(path):
+        return True
+    if os.path.lexists(path):
+        what = "a link that leads nowhere" if path.is_symlink() else "a folder"
+        raise CheckpointError(f"{path}: must be a file, but is {what}; download the folder again.")
+    return False
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Read a YAML file into a frozen type, refusing what it does not know with a suggestion."""
 
 import difflib
+import json
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from types import UnionType
@@ -34,7 +35,10 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """The file's top-level mapping. Raises `FileError` where there is no such file or it is not a mapping."""
     documents = read_documents(path)
     if len(documents) != 1:
-        raise FileError(f"{path}: must hold one YAML document, but holds {len(documents)}.")
+        raise FileError(
+            f"{path}: must hold one YAML document, but holds {len(documents)}; only a merge config of mergekit, for "
+            "`mergeopt merge`, may have several."
+        )
     return documents[0]
 
 
@@ -46,17 +50,25 @@ def read_documents(path: Path) -> list[dict[str, Any]]:
         raise FileError(f"{path}: cannot be read ({error}).") from error
     try:
         documents = list(yaml.load_all(text, Loader=_UniqueKeys))
-    except yaml.YAMLError as error:
+    except FileError as error:
+        raise FileError(f"{path}, {error}") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise FileError(f"{path}: is not valid YAML{where}: {error.problem or error.context}.") from error
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError for a date or a number that there cannot be
         raise FileError(f"{path}: is not valid YAML: {error}") from error
     except RecursionError:
         raise FileError(f"{path}: lists and mappings stand in each other too many times to be read.") from None
-    except FileError as error:
-        raise FileError(f"{path}, {error}") from None
     found = [content for content in documents if content is not None] or [None]
     for content in found:
         if not isinstance(content, dict):
-            raise FileError(f"{path}: must hold a mapping of keys to values, but holds {type(content).__name__}.")
+            raise FileError(f"{path}: must hold a mapping of keys to values, but {_holds(content)}.")
     return found
+
+
+def _holds(content: Any) -> str:
+    return "is empty" if content is None else f"holds {'a list' if isinstance(content, list) else shown(content)}"
 
 
 def parse(content: dict[str, Any], spec: type[Spec], name: str) -> Spec:
@@ -64,7 +76,7 @@ def parse(content: dict[str, Any], spec: type[Spec], name: str) -> Spec:
     try:
         return spec.model_validate(content)
     except ValidationError as error:
-        lines = [_explain(problem, spec, content) for problem in error.errors() if not _follows(problem)]
+        lines = [_explain(problem, spec, content) for problem in _told(error, content)]
         raise FileError("\n".join(f"{name}: {line}" for line in dict.fromkeys(lines))) from None
 
 
@@ -76,10 +88,73 @@ def suggest(word: str, known: list[str]) -> str:
     return f"there is: {', '.join(known)}"
 
 
+def shown(value: Any) -> str:
+    """A value as it stands in a file, cut where it is long."""
+    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+_LONGEST = 80
+_SAID = "Value error, "
 _KINDS = {
     **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "a mapping of keys to values"),
     **dict.fromkeys(("list_type", "tuple_type"), "a list"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "greater_than": "above {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "below {lt}",
+    "less_than_equal": "at most {le}",
+    "literal_error": "{expected}",
+    "string_pattern_mismatch": "text that matches {pattern}",
 }
+"""What a value must be, by pydantic's name for what is wrong with it."""
+_COUNTED = {
+    "too_short": ("least", "min_length", "entry", "entries"),
+    "too_long": ("most", "max_length", "entry", "entries"),
+    "string_too_short": ("least", "min_length", "character", "characters"),
+    "string_too_long": ("most", "max_length", "character", "characters"),
+}
+
+
+def in_words(problem: Any) -> str:
+    """What is wrong, where pydantic's own words are about its types; without the value that was met."""
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind in _KINDS:
+        plain = {key: int(one) if isinstance(one, float) and one.is_integer() else one for key, one in context.items()}
+        return f"must be {_KINDS[kind].format(**plain)}"
+    if kind in _COUNTED and isinstance(problem["input"], dict | list | tuple | str):
+        bound, key, one, several = _COUNTED[kind]
+        count = context[key]
+        return f"must have at {bound} {count} {one if count == 1 else several}, but has {len(problem['input'])}"
+    return str(problem["msg"]).removeprefix(_SAID)
+
+
+def _told(error: ValidationError, content: Any) -> list[Any]:
+    """The problems worth telling: of a value that may be of several kinds, that of the kind it comes nearest to."""
+    problems = [problem for problem in error.errors() if not _follows(problem)]
+    places: dict[tuple[str, ...], list[Any]] = {}
+    for problem in problems:
+        places.setdefault(tuple(_written(problem, content)), []).append(problem)
+    found = []
+    for place, some in places.items():
+        deeper = any(other[: len(place)] == place and len(other) > len(place) for other in places)
+        values = [one for one in some if not _is_of_kind(one)]
+        if len(some) == 1 or values:
+            found += some if len(some) == 1 else values
+        elif not deeper:
+            kinds = list(dict.fromkeys(_KINDS[one["type"]] for one in some))
+            rule = f"must be {', '.join(kinds[:-1])} or {kinds[-1]}" if len(kinds) > 1 else f"must be {kinds[0]}"
+            found.append({**some[0], "type": "one_of_several", "msg": rule})
+    return found
+
+
+def _is_of_kind(problem: Any) -> bool:
+    """Whether a value is of another kind than it must be, rather than a wrong value of that kind."""
+    return problem["type"] in _KINDS and str(problem["type"]).endswith(("_type", "_parsing", "_from_float"))
 
 
 def _follows(problem: Any) -> bool:
@@ -87,20 +162,8 @@ def _follows(problem: Any) -> bool:
     return bool(problem["type"] == "too_short" and len(problem["input"]) >= problem["ctx"]["min_length"])
 
 
-def _in_words(problem: Any) -> str:
-    """What is wrong, where pydantic's own words are about its types."""
-    kind, context = problem["type"], problem.get("ctx", {})
-    if kind in _KINDS:
-        return f"must be {_KINDS[kind]}"
-    if kind in ("too_short", "too_long") and isinstance(problem["input"], dict | list | tuple):
-        count = context["min_length"] if kind == "too_short" else context["max_length"]
-        entries = f"{count} {'entry' if count == 1 else 'entries'}"
-        return f"must have at {'least' if kind == 'too_short' else 'most'} {entries}, but has {len(problem['input'])}"
-    return str(problem["msg"]).removeprefix("Value error, ")
-
-
 def _explain(problem: Any, spec: type[BaseModel], content: Any) -> str:
-    where = ".".join(_written(problem["loc"], content))
+    where = ".".join(_written(problem, content))
     if problem["type"] == "extra_forbidden":
         key = str(problem["loc"][-1])
         return f"unknown key `{where}`; {suggest(key, _keys_at(spec, problem['loc'][:-1]))}."
@@ -110,14 +173,20 @@ def _explain(problem: Any, spec: type[BaseModel], content: Any) -> str:
         return f"`{where}.{key}` must say which kind it is{f', one of {kinds}' if kinds else ''}, but {said}."
     if problem["type"] == "missing":
         return f"the {'entry' if isinstance(problem['loc'][-1], int) else 'key'} `{where}` is missing."
-    message = _in_words(problem)
+    if problem["loc"] and (problem["loc"][-1] == _KEY or problem["type"] == "invalid_key"):
+        return f"the key `{where}` must be text; write it in quotes."
     value = problem.get("input")
-    shown = "" if isinstance(value, dict | list) or not where else f" (got {value!r})"
-    return f"`{where}`: {message}{shown}" if where else message
+    met = "" if isinstance(value, dict | list) or not where else f" (got {shown(value)})"
+    return f"`{where}`: {in_words(problem)}{met}" if where else in_words(problem)
 
 
-def _written(path: tuple[int | str, ...], content: Any) -> Iterator[str]:
-    """The parts of a path that stand in the file; pydantic adds the names of the union members it tried."""
+_KEY = "[key]"
+"""How pydantic says that what is wrong is a mapping's key."""
+
+
+def _written(problem: Any, content: Any) -> Iterator[str]:
+    """The parts of a problem's path that stand in the file; pydantic adds the names of the union members it tried."""
+    path = problem["loc"]
     for number, part in enumerate(path, start=1):
         here: Any = content
         if isinstance(content, list):
@@ -126,7 +195,7 @@ def _written(path: tuple[int | str, ...], content: Any) -> Iterator[str]:
             there = isinstance(content, dict) and part in content
         if there:
             content = here[part]
-        elif number < len(path):
+        elif number < len(path) or problem["type"] not in ("missing", "extra_forbidden"):
             continue
         yield str(part)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from merging.adapters.combine import Combined
 from merging.adapters.recipe import merge_adapters, read_adapter_recipe
 from optimizer.errors import InputError, JobFailed
+from optimizer.export import refuse_target
 
 _WORST = 3
 
@@ -14,8 +15,7 @@ def merge_adapter_recipe(file: Path, folder: Path, rank: int | None = None) -> l
 
     Raises `InputError` where file, adapters or folder are wrong, `JobFailed` where the disk is.
     """
-    if folder.exists():
-        raise InputError(f"{folder}: the target must not exist, but does; choose another name or remove it.")
+    refuse_target(folder)
     try:
         return _told(merge_adapters(read_adapter_recipe(file, rank), folder))
     except ValueError as error:
@@ -26,7 +26,7 @@ def merge_adapter_recipe(file: Path, folder: Path, rank: int | None = None) -> l
 
 def _told(combined: Combined) -> list[str]:
     ranks = [factors.rank for factors in combined.factors.values()]
-    lines = [f"{len(ranks)} modules, rank {min(ranks)} to {max(ranks)}"] if ranks else []
+    lines = [*combined.notes, *([f"{len(ranks)} modules, rank {min(ranks)} to {max(ranks)}"] if ranks else [])]
     if combined.scales:
         lines.append(f"{len(combined.scales)} modules")
     if combined.error:

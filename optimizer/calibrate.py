@@ -2,9 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from merging.errors import MergeError
@@ -13,11 +15,9 @@ from optimizer.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from merging.recipe import Recipe, Source
+    from merging.recipe import Recipe
     from merging.statistics import Kind
 
-KINDS: dict[str, "Kind"] = {"regmean": "gram", "fisher": "fisher"}
-"""Methods that need statistics, and what kind."""
 MOST_TOKENS = 2048
 """Of a text; what comes after is cut off."""
 
@@ -44,30 +44,54 @@ def calibrate(recipe_file: Path, texts: Mapping[str, Path], say: Say, *, running
 
     try:
         recipe = read_recipe(recipe_file)
-        if recipe.method not in KINDS:
-            raise InputError(f"statistics are for the methods {', '.join(KINDS)}, but the recipe's is {recipe.method}.")
-        kind = KINDS[recipe.method]
+        kind = _kind(recipe)
         if running and kind != "gram":
             raise InputError(f"only regmean has a running merge, but the recipe's method is {recipe.method}.")
-        _refuse_existing(Path(str(recipe.structure["statistics"])))
+        folder = Path(str(recipe.structure["statistics"]))
+        _refuse_existing(folder)
         examples = _examples(recipe, texts)
-        if running:
-            return _running(recipe, examples, say)
-        return [
-            _alone(recipe, expert, source, kind, examples[expert], say) for expert, source in recipe.experts.items()
-        ]
+        with _all_or_nothing(folder) as place:
+            if running:
+                files = _running(recipe, examples, place, say)
+            else:
+                files = [_alone(recipe, expert, kind, examples[expert], place, say) for expert in recipe.experts]
+        return [folder / file.name for file in files]
     except (ValueError, OSError) as error:
         raise InputError(str(error)) from error
 
 
+def _kind(recipe: "Recipe") -> "Kind":
+    from merging.methods import METHODS
+    from merging.methods.calibrated import Calibrated
+
+    kinds = {name: one.structure.kind for name, one in METHODS.items() if issubclass(one.structure, Calibrated)}
+    if recipe.method not in kinds:
+        raise InputError(f"statistics are for the methods {', '.join(kinds)}, but the recipe's is {recipe.method}.")
+    return kinds[recipe.method]
+
+
 def _refuse_existing(folder: Path) -> None:
-    """A recipe's digest names the folder: with other statistics in it the same recipe would give another merge."""
+    """Merges that were made with the statistics in a folder can be made again for as long as these stay."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: `statistics` must be a folder, but is a file; name another.")
     there = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     if there:
         raise InputError(
             f"{folder}: must have no statistics yet, but has {len(there)} files, first {there[0].name}; remove them, "
             "or name another folder."
         )
+
+
+@contextmanager
+def _all_or_nothing(folder: Path) -> Iterator[Path]:
+    """A place beside the folder, whose files go into it at the end; where the end is not reached they are gone."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as place:
+        yield Path(place)
+        folder.mkdir(exist_ok=True)
+        _refuse_existing(folder)
+        for file in sorted(Path(place).iterdir()):
+            file.replace(folder / file.name)
 
 
 def files_by_expert(said: Sequence[str]) -> dict[str, Path]:
@@ -85,8 +109,11 @@ def files_by_expert(said: Sequence[str]) -> dict[str, Path]:
 
 def read_texts(file: Path) -> list[Text]:
     """The examples in a file, in order. Raises `InputError` where a line is none, or there are none."""
+    if file.suffix == ".json":
+        raise InputError(f"{file}: examples in JSON stand in a .jsonl file, an object in each line; write them so.")
     try:
-        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        # only a line feed ends a line: JSON may have U+2028 in a text
+        lines = [line for line in file.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read as text ({error}).") from error
     if not lines:
@@ -119,10 +146,10 @@ def _examples(recipe: "Recipe", texts: Mapping[str, Path]) -> dict[str, list[Tex
     return {expert: read_texts(texts[expert]) for expert in recipe.experts}
 
 
-def _alone(recipe: "Recipe", expert: str, source: "Source", kind: "Kind", texts: Sequence[Text], say: Say) -> Path:
+def _alone(recipe: "Recipe", expert: str, kind: "Kind", texts: Sequence[Text], folder: Path, say: Say) -> Path:
     from merging.statistics import Grams, SquaredGradients
 
-    model, names, tokenizer, fingerprint = _opened(source)
+    model, names, tokenizer, fingerprint = _opened(recipe, expert)
     targets = {tensor: model.get_parameter(name) for tensor, name in names.items()}
     inputs_first: tuple[str, ...] = ()
     if kind == "gram":
@@ -138,17 +165,21 @@ def _alone(recipe: "Recipe", expert: str, source: "Source", kind: "Kind", texts:
                 _answer_loss(model, tokenizer, text).backward()  # type: ignore[no-untyped-call]
                 squares.take()
         found = squares.tensors()
-    say(f"{expert}: {len(texts)} texts, {len(found)} tensors")
-    return _written(recipe, expert, kind, fingerprint, texts, found, inputs_first, [])
+    say(_told(expert, texts, found))
+    return _written(folder, expert, kind, fingerprint, texts, found, inputs_first, [])
 
 
-def _running(recipe: "Recipe", examples: Mapping[str, Sequence[Text]], say: Say) -> list[Path]:
+def _told(expert: str, texts: Sequence[Text], found: Mapping[str, "Tensor"]) -> str:
+    return f"{expert}: {len(texts)} text{'s' if len(texts) != 1 else ''}, {len(found)} tensors"
+
+
+def _running(recipe: "Recipe", examples: Mapping[str, Sequence[Text]], folder: Path, say: Say) -> list[Path]:
     from merging.check import check_method
     from merging.running_merge import running_grams
     from merging.statistics import Grams
 
     setting: Any = check_method(recipe)
-    opened = {expert: _opened(source) for expert, source in recipe.experts.items()}
+    opened = {expert: _opened(recipe, expert) for expert in recipe.experts}
     models = {expert: one[0] for expert, one in opened.items()}
     names = next(iter(opened.values()))[1]
     batches = {expert: [_batch(one[2], text)[0] for text in examples[expert]] for expert, one in opened.items()}
@@ -157,15 +188,15 @@ def _running(recipe: "Recipe", examples: Mapping[str, Sequence[Text]], say: Say)
     for expert, (model, _, _, fingerprint) in opened.items():
         targets = {tensor: model.get_parameter(name) for tensor, name in names.items()}
         first = tuple(name for name in Grams(model, targets).inputs_first if name in found[expert])
-        say(f"{expert}: {len(examples[expert])} texts, {len(found[expert])} tensors")
+        say(_told(expert, examples[expert], found[expert]))
         # what it was behind is part of what it is
         behind = [f"running:{other}:{one[3]}" for other, one in opened.items()]
-        files.append(_written(recipe, expert, "gram", fingerprint, examples[expert], found[expert], first, behind))
+        files.append(_written(folder, expert, "gram", fingerprint, examples[expert], found[expert], first, behind))
     return files
 
 
 def _written(
-    recipe: "Recipe",
+    folder: Path,
     expert: str,
     kind: "Kind",
     fingerprint: str,
@@ -177,34 +208,41 @@ def _written(
     from merging.statistics import expert_file, statistics_key, write_statistics
 
     ids = [hashlib.sha256(f"{one.text}\0{one.answer}".encode()).hexdigest()[:16] for one in texts]
-    folder = Path(str(recipe.structure["statistics"]))
     key = statistics_key(kind, fingerprint, [*ids, *more])
     return write_statistics(expert_file(folder, kind, expert), kind, key, found, inputs_first)
 
 
-def _opened(source: "Source") -> tuple["nn.Module", dict[str, str], Any, str]:
+def _opened(recipe: "Recipe", expert: str) -> tuple["nn.Module", dict[str, str], Any, str]:
     """The model in float32, its parameters' names by those of the checkpoint's tensors, tokenizer, fingerprint."""
     import torch
+    import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from merging.adapters import open_expert
     from merging.checkpoint import fingerprint, open_checkpoint
     from merging.resident import Places
     from optimizer.loading import check_folder
 
-    checkpoint = open_checkpoint(source)
-    check_folder("causal-lm", str(checkpoint.folder))
-    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=torch.float32, use_safetensors=True)
+    quiet: Any = transformers.utils.logging.disable_progress_bar
+    quiet()
+    checkpoint = open_expert(recipe.experts[expert], open_checkpoint(recipe.base) if recipe.base is not None else None)
+    folder = checkpoint.model_folder
+    check_folder("causal-lm", str(folder))
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     model.eval()
     places, own = Places(model), {id(one): name for name, one in model.named_parameters()}
     found = {tensor: places.of(tensor, checkpoint.shapes[tensor]) for tensor in checkpoint.names}
     places.check_complete()
+    if checkpoint.overlay is not None:  # an adapter: the folder is its base's
+        with torch.no_grad():
+            for tensor, target in found.items():
+                if target is not None:
+                    target.copy_(checkpoint.tensor(tensor))
     names = {tensor: own[id(target)] for tensor, target in found.items() if id(target) in own}
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint.folder)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise MergeError(
-            f"{checkpoint.folder}: needs its tokenizer to read texts, but it cannot be loaded ({error})."
-        ) from error
+        raise MergeError(f"{folder}: needs its tokenizer to read texts, but it cannot be loaded ({error}).") from error
     return model, names, tokenizer, fingerprint(checkpoint)
 
 
@@ -228,6 +266,7 @@ def _answer_loss(model: "nn.Module", tokenizer: Any, text: Text) -> "Tensor":
     batch, start = _batch(tokenizer, text)
     ids = batch["input_ids"][0]
     if len(ids) <= start:
-        raise InputError(f"squared gradients need a token to predict, but the text {text.text[:80]!r} leaves none.")
+        shown = (text.text + text.answer)[:80]
+        raise InputError(f"squared gradients need a token to predict, but the text {shown!r} leaves none.")
     logits = model(**batch).logits[0].float()
     return torch.nn.functional.cross_entropy(logits[start - 1 : -1], ids[start:], reduction="sum")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
+from optimizer import logs
 from optimizer.commands import jobs, models, results, service
 from optimizer.commands.options import FAILED, INTERRUPTED, WRONG_INPUT
 from optimizer.errors import InputError, JobFailed
@@ -38,20 +39,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what is half done is put in order first
         signal.signal(number, signal.default_int_handler)
     try:
+        logs.set_up()
         app(args=arguments, prog_name="mergeopt", standalone_mode=True)
     except InputError as error:
-        _complain(error)
+        logs.complain(str(error))
         sys.exit(WRONG_INPUT)
     except JobFailed as error:
-        _complain(error)
+        logs.complain(str(error))
         sys.exit(FAILED)
     except KeyboardInterrupt:
-        print("mergeopt: interrupted", file=sys.stderr)
+        logs.complain("interrupted")
         sys.exit(INTERRUPTED)
-
-
-def _complain(error: Exception) -> None:
-    print(f"mergeopt: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from optimizer import logs
 from optimizer.database import open_database
 from optimizer.errors import InputError, JobFailed
 from optimizer.joblog import JobLog
@@ -20,6 +22,9 @@ from optimizer.owners import new_owner
 from optimizer.progress import PlainLines
 from optimizer.scorer import Interrupted
 
+if TYPE_CHECKING:
+    from optimizer.run import Place
+
 PAUSES = (0.0, 5.0, 20.0, 60.0)
 
 
@@ -28,24 +33,29 @@ def pause_after(deaths: int) -> float:
     return PAUSES[min(deaths, len(PAUSES) - 1)]
 
 
-def coordinate(job_id: int, attempt: int, url: str) -> None:
-    """Carry out this attempt, which a controller has claimed. Raises whatever leaves the job without an end."""
+def coordinate(job_id: int, attempt: int, url: str, place: "Place | None" = None) -> None:
+    """Carry out this attempt, which a controller has claimed. Raises whatever leaves the job without an end.
+
+    Without a `place`, that is the Ray cluster which this process was started on.
+    """
     from optimizer.run import Place, run_claimed
 
     database, owner = open_database(url, patience=60.0), new_owner()
     job = adopt(database, job_id, attempt, owner, LEASE_SECONDS)
+    logs.set_up(service=True)  # again: the search's libraries have brought ways of their own
+    logs.all_about(job=job.name)
     with JobLog(database, job_id, attempt, PlainLines()).open() as log:
         try:
-            run_claimed(database, url, job, owner, Place("auto", "queued", shared=True), log)
+            run_claimed(database, url, job, owner, place or Place("auto", "queued", shared=True), log)
             log.say(f"Job `{job.name}` is done")
         except Interrupted as stopped:
             log.say(f"Job `{job.name}` stopped ({stopped.reason})")
         except LeaseLost as lost:
             log.say(str(lost))
-        except (JobFailed, InputError) as failed:  # the row says so too
+        except JobFailed as failed:  # the row says so too
             log.say(f"Job `{job.name}` did not end well: {failed}")
-        except Exception as error:
-            for line in traceback.format_exc().splitlines():
+        except Exception as error:  # such as a cluster that was away as this began: tried again, but not for ever
+            for line in [str(error)] if isinstance(error, InputError) else traceback.format_exc().splitlines():
                 log.say(line)
             reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             record_death(database, job_id, attempt, reason, pause_after(job.deaths + 1))
@@ -54,7 +64,11 @@ def coordinate(job_id: int, attempt: int, url: str) -> None:
 def main(arguments: Sequence[str]) -> None:
     """The command."""
     job_id, attempt, file = arguments
-    coordinate(int(job_id), int(attempt), Path(file).read_text(encoding="utf-8").strip())
+    url = Path(file).read_text(encoding="utf-8").strip()
+    logs.set_up(service=True)
+    logs.hide_password(url)
+    logs.all_about(job_id=int(job_id), attempt=int(attempt))
+    coordinate(int(job_id), int(attempt), url)
 
 
 if __name__ == "__main__":

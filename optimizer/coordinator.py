@@ -1,5 +1,6 @@
 """Carry one job's search: the only process that asks the engine and tells the study."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,19 +11,20 @@ from evaluators.aggregate import objectives
 from evaluators.protocol import Outcome
 from merging.recipe import Recipe
 from optimizer.batches import Batches
-from optimizer.bounds import broken, references, total, violations
-from optimizer.cost import cost_of
+from optimizer.bounds import broken, references, violations
+from optimizer.cost import cost_attributes
 from optimizer.engines.protocol import Engine
 from optimizer.errors import JobFailed
 from optimizer.plan import Plan
 from optimizer.progress import Progress, Standings
 from optimizer.scorer import Finished, Round, Scorer
 from optimizer.spec import JobFile
-from optimizer.study import all_trials, enqueue_baseline, open_waiting, points, running, tell
-from optimizer.told import attributes_of
+from optimizer.study import enqueue_baseline, known, open_waiting, points, tell
+from optimizer.told import attributes_of, bound_attributes
 from search_spaces.protocol import SearchSpace
 
 RECOMMENDATION = "recommendation"
+LOOK_SECONDS = 1.0  # between looks for trials that somebody else has queued; our own are known
 FAILURES_IN_A_ROW = 5  # with no success at all: the job is broken, not its candidates
 
 
@@ -46,19 +48,23 @@ class Coordinator:
     recorded: Callable[[int], list[Outcome] | None]
     seconds_before: float = 0.0
     batches: Batches | None = None
+    told: Callable[[int], None] = lambda _: None
 
     def __post_init__(self) -> None:
         self._references = references(self.plan.tasks)
         self._space = self.plan.space(self.job)
         self._distributions = self._space.distributions()
-        self._orphans = list(running(self.study))
+        self._trials = known(self.study)
+        self._orphans = self._trials.running()
         self._held: list[Finished] = []  # scored, but something their bounds are measured from is not yet
         self._began = time.monotonic()
+        self._looked = -math.inf
         self._opened = self._given_out = self._finished = self._failed = self._scored_here = 0
         self._begun = self.batches is None
         self._best: tuple[float, int, float, str] | None = None  # negated violation, examples, value, label
         self._kept = 1 if self.engine.recommends and not self._has(RECOMMENDATION) else 0
-        for trial in all_trials(self.study):
+        self._each = None if self.batches is None else sum(self.batches.shares().values())
+        for trial in self._trials:
             if trial.state != optuna.trial.TrialState.WAITING:
                 self._opened += 1
                 self._given_out += self._examples_of(trial)
@@ -79,10 +85,9 @@ class Coordinator:
         return recipe_of(trial, self._space)
 
     def _enqueue_baselines(self) -> None:
-        known = {trial.user_attrs.get("label") for trial in all_trials(self.study)}
         # what bounds are measured from is scored first: without it nothing can be told
         for baseline in sorted(self.plan.baselines, key=lambda one: one.label not in self._references):
-            if baseline.label not in known:
+            if self._trials.labelled(baseline.label) is None:
                 attributes = {"origin": "baseline", "kind": baseline.kind, "label": baseline.label}
                 if baseline.parameters is None:
                     attributes["recipe"] = baseline.recipe.model_dump_json()
@@ -107,7 +112,7 @@ class Coordinator:
     def _begin(self) -> bool:
         """Start at the best baseline; False while one of them is still being scored."""
         if not self._begun:
-            if running(self.study):
+            if self._trials.running():
                 return False
             told = points(self.study, self._distributions, (optuna.trial.TrialState.COMPLETE,))
             screened = [trial for trial in told if trial.user_attrs.get("origin") == "baseline"]
@@ -119,35 +124,39 @@ class Coordinator:
     def _a_reference_is_out(self) -> bool:
         """Whether a model that bounds are measured from is being scored: whoever came back before it would wait."""
         waiting = {orphan.number for orphan in self._orphans} | {finished.round.trial for finished in self._held}
+        found = [self._trials.labelled(label) for label in self._references]
         return any(
-            trial.number not in waiting and trial.user_attrs.get("label") in self._references
-            for trial in (running(self.study) if self._references else ())
+            trial is not None and trial.state == optuna.trial.TrialState.RUNNING and trial.number not in waiting
+            for trial in found
         )
 
     def _reference(self, label: str) -> list[Outcome] | None:
-        found = (trial for trial in all_trials(self.study) if trial.user_attrs.get("label") == label)
-        return next((self.recorded(trial.number) for trial in found), None)
+        trial = self._trials.labelled(label)
+        return None if trial is None else self.recorded(trial.number)
 
     def _next_waiting(self) -> Round | None:
         while self._orphans:
             orphan = self._orphans.pop(0)
             outcomes = self.recorded(orphan.number)
             if outcomes is None:
-                return self._round(orphan.number)
-            self._tell(Finished(self._round(orphan.number), outcomes, {}))
+                return self._round(orphan)
+            self._tell(Finished(self._round(orphan), outcomes, {}))
+        now = time.monotonic()
+        if not self._trials.waiting() and now - self._looked < LOOK_SECONDS:
+            return None
+        self._looked = now
         return self._opened_round(open_waiting(self.study, self._distributions))
 
-    def _opened_round(self, trial: optuna.trial.Trial | None) -> Round | None:
+    def _opened_round(self, trial: optuna.trial.FrozenTrial | None) -> Round | None:
         if trial is None:
             return None
-        found = self._round(trial.number)
+        found = self._round(trial)
         self._opened += 1
-        self._given_out += self._examples_of(self._trial(trial.number))
+        self._given_out += self._examples_of(trial)
         return found
 
-    def _round(self, number: int) -> Round:
-        trial = self._trial(number)
-        return Round(number, "search", self.recipe(trial), self._ids(trial))
+    def _round(self, trial: optuna.trial.FrozenTrial) -> Round:
+        return Round(trial.number, "search", self.recipe(trial), self._ids(trial))
 
     def _ids(self, trial: optuna.trial.FrozenTrial) -> tuple[str, ...] | None:
         """The examples the trial is scored on; None for the whole split.
@@ -155,20 +164,18 @@ class Coordinator:
         What bounds are measured from is scored on all of it: on whatever batch, the others are compared with it.
         """
         attributes = trial.user_attrs
-        if self.batches is None or attributes.get("origin") == RECOMMENDATION:
-            return None
-        if attributes.get("label") in self._references:
+        if self.batches is None or self._on_all(trial):
             return None
         if "generation" in attributes:
             return tuple(self.batches.batch(attributes["generation"]))
         return tuple(self.batches.screen())
 
-    def _examples_of(self, trial: optuna.trial.FrozenTrial) -> int:
-        ids = self._ids(trial)
-        return self.plan.examples["search"] if ids is None else len(ids)
+    def _on_all(self, trial: optuna.trial.FrozenTrial) -> bool:
+        attributes = trial.user_attrs
+        return attributes.get("origin") == RECOMMENDATION or attributes.get("label") in self._references
 
-    def _trial(self, number: int) -> optuna.trial.FrozenTrial:
-        return all_trials(self.study)[number]
+    def _examples_of(self, trial: optuna.trial.FrozenTrial) -> int:
+        return self.plan.examples["search"] if self._each is None or self._on_all(trial) else self._each
 
     def _tell(self, finished: Finished) -> None:
         number = finished.round.trial
@@ -180,7 +187,7 @@ class Coordinator:
             self._tell(one)
         if finished.error is not None:
             tell(self.study, number, None, error=finished.error)
-            label = self._trial(number).user_attrs.get("label")
+            label = self._trials[number].user_attrs.get("label")
             if label in self._references:
                 raise JobFailed(f"{label} could not be scored, and bounds are measured from it: {finished.error}")
             self.progress.say(f"trial {number} failed: {finished.error}")
@@ -190,14 +197,12 @@ class Coordinator:
             digest, seconds = finished.round.recipe.digest(), sum(finished.seconds.values())
             signal = self.job.search.signal
             attributes = attributes_of(digest, finished.outcomes, seconds, self.plan.tasks, signal)
-            if beyond:
-                attributes["feasible"] = total(beyond) == 0
-            if finished.seconds:  # an earlier attempt's outcomes come without
-                attributes["cost"] = cost_of(finished)
+            attributes |= {**bound_attributes(beyond), **cost_attributes(finished)}
             told = [values[name] for name in self.job.objectives()]
             tell(self.study, number, told, attributes=attributes, constraints=beyond)
             self._scored_here += len(finished.outcomes)
-        self._count(self._trial(number))
+        self._count(self._trials[number])
+        self.told(number)
         if self._finished == 0 and self._failed >= FAILURES_IN_A_ROW:
             raise JobFailed(f"the first {self._failed} trials all failed; the last one because {finished.error}")
 
@@ -212,7 +217,7 @@ class Coordinator:
                 self._best = (*standing, label_of(trial))
 
     def _has(self, origin: str) -> bool:
-        return any(trial.user_attrs.get("origin") == origin for trial in all_trials(self.study))
+        return any(trial.user_attrs.get("origin") == origin for trial in self._trials)
 
     def _budget_used(self) -> float:
         """The share of the budget already given out, 1 or more when it is spent.
@@ -225,7 +230,7 @@ class Coordinator:
             shares.append(self._opened / (budget.trials - self._kept))
         if budget.examples is not None:
             whole = self.plan.examples["search"]
-            each = whole if self.batches is None else sum(self.batches.shares().values())
+            each = whole if self._each is None else self._each
             room = budget.examples - self._kept * whole
             shares.append(1.0 if self._given_out + each > room else self._given_out / room)
         if budget.minutes is not None:

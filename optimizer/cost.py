@@ -46,6 +46,20 @@ def cost_of(finished: Finished) -> dict[str, object]:
     }
 
 
+def cost_attributes(finished: Finished) -> dict[str, object]:
+    """A trial's attributes on its cost: the whole, which reports read, and numbers that the dashboard can plot.
+
+    Nothing for outcomes of an earlier attempt, which come without their cost.
+    """
+    if not finished.seconds:
+        return {}
+    return {
+        "cost": cost_of(finished),
+        "tokens": sum(finished.tokens.values()),
+        "model seconds": round(finished.model_seconds, 4),
+    }
+
+
 def summed(costs: Iterable[Cost]) -> Cost | None:
     """The cost of all together, stages in their order; None where there is none."""
     found = list(costs)

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from optimizer.errors import InputError
+
+if TYPE_CHECKING:
+    import optuna
 
 HOST = "127.0.0.1"
 
@@ -17,6 +20,12 @@ _HEADERS = [
     ("X-Frame-Options", "DENY"),
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
+]
+# An artifact is a picture. Opened on its own, it may not run, load or send anything; and it is drawn again now and then
+# under the same address.
+_OF_ARTIFACTS = [
+    ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; sandbox"),
+    ("Cache-Control", "no-cache"),
 ]
 
 
@@ -33,7 +42,7 @@ def guarded(application: Application, port: int, writable: bool) -> Application:
     """Optuna Dashboard has no login: refuse what changes studies, and pages of other sites that call this server.
 
     A browser sends the name it was given as `Host`, so a foreign name that resolves to this machine is told apart;
-    and the site a change comes from as `Origin`.
+    and the site a change comes from as `Origin`. Files are refused even where changes are allowed.
     """
     names = {f"{HOST}:{port}", f"localhost:{port}"}
     origins = {f"http://{name}" for name in names}
@@ -45,10 +54,14 @@ def guarded(application: Application, port: int, writable: bool) -> Application:
             return _refuse(start, "403 Forbidden", "another site's page may not use this dashboard")
         if not writable and environ["REQUEST_METHOD"] not in _READING:
             return _refuse(start, "403 Forbidden", "this dashboard is read-only; start it with --writable")
+        path = environ.get("PATH_INFO", "")
+        if environ["REQUEST_METHOD"] in ("POST", "PUT") and path.lstrip("/").startswith("api/artifacts"):
+            return _refuse(start, "403 Forbidden", "this dashboard takes no files: what is uploaded, it would serve")
+        further = _HEADERS + (_OF_ARTIFACTS if path.startswith("/artifacts/") else [])
 
         def start_guarded(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
             kept = [(name, value) for name, value in headers if name != "Access-Control-Allow-Origin"]
-            return start(status, kept + _HEADERS, *rest)
+            return start(status, kept + further, *rest)
 
         return application(environ, start_guarded)
 
@@ -67,11 +80,13 @@ def make_dashboard(storage_url: str, port: int, writable: bool = False) -> WSGIS
     """
     from optuna_dashboard import wsgi
 
+    from optimizer.artifacts import Artifacts
     from optimizer.database import open_database
+    from optimizer.shown import shown
     from optimizer.study import open_storage
 
-    open_database(storage_url).dispose()
-    inner = wsgi(open_storage(storage_url))
+    database = open_database(storage_url)
+    inner = wsgi(shown(open_storage(storage_url)), artifact_store=Artifacts(database))
     try:
         server: WSGIServer = make_server(HOST, port, lambda *_: [], server_class=_Server, handler_class=_Quiet)
     except OSError as error:
@@ -80,3 +95,18 @@ def make_dashboard(storage_url: str, port: int, writable: bool = False) -> WSGIS
         ) from error
     server.set_app(guarded(inner, server.server_port, writable))
     return server
+
+
+def write_note(study: "optuna.Study", body: str, number: int | None = None) -> None:
+    """Write the Markdown note of a study, or of one of its trials, finished or not."""
+    from optuna.trial import Trial
+    from optuna_dashboard import get_note, save_note
+
+    page = study if number is None else Trial(study, _trial_id(study, number))
+    if get_note(page) != body:
+        save_note(page, body)
+
+
+def _trial_id(study: "optuna.Study", number: int) -> int:
+    identity: int = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+    return identity

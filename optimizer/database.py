@@ -28,6 +28,7 @@ from optimizer.errors import InputError, JobFailed
 
 PATIENCE = 90.0  # seconds a call waits for a database that is away; a restart or failover takes less than a minute
 _BUSY_SECONDS = 30.0  # how long SQLite waits for another process's write transaction
+_IDLE_SECONDS = 20  # how long PostgreSQL lets a transaction stand still; less than a lease
 _WRITES = "mergeopt_writes"
 _REBUILDS = "mergeopt_rebuilds"
 _FORMS = "`folder/mergeopt.db`, `sqlite:///folder/mergeopt.db` or `postgresql://user:password@host:5432/database`"
@@ -108,12 +109,14 @@ def engine_arguments(url: str | URL) -> dict[str, Any]:
     parsed = normalise_url(url)
     if parsed.drivername == "sqlite":
         return {"connect_args": {"timeout": _BUSY_SECONDS}}
-    # Without the last two, a call to a machine that vanished would hang for a quarter of an hour.
+    # Without the middle two, a call to a machine that vanished would hang for a quarter of an hour; without the last,
+    # what a client has locked that was cut off between two statements would stay locked for two hours.
     wanted = {
         "application_name": "mergeopt",
         "connect_timeout": 10,
         "keepalives_idle": 30,
         "tcp_user_timeout": 30_000,
+        "options": f"-c idle_in_transaction_session_timeout={_IDLE_SECONDS * 1000}",
     }
     given = {key: value for key, value in wanted.items() if key not in parsed.query}
     return {"pool_pre_ping": True, "connect_args": given}

@@ -79,7 +79,7 @@ def _load_over_base(spec: JobFile, adapter: "Source", evaluator: Evaluator) -> A
     from optimizer.plan import sources_of
     from optimizer.resident import open_resident
 
-    base, _ = sources_of(spec, {})
+    base, _ = sources_of(spec, {}, {})
     bare = Recipe(method="linear", base=base, experts={"adapter": adapter}, coefficients={}, dtype=spec.dtype)
     sources = Sources(bare)
     recipe = bare.model_copy(update={"coefficients": {group.name: (1.0,) for group in sources.groups}})

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Engine, func, select
 
 from optimizer.database import insert_once, retrying, writing
+from optimizer.jobs import require_lease
 from optimizer.tables import DatabaseClock
 from optimizer.tables import events as table
 
@@ -21,17 +22,20 @@ class Event:
     data: Any
 
 
-def log_event(engine: Engine, job_id: int, kind: str, data: Any = None) -> None:
-    """Add an entry; once, however often the database has to be asked."""
-    _log(
-        engine,
-        {"job_id": job_id, "kind": kind, "data": {} if data is None else data, "write_id": uuid.uuid4().hex},
-    )
+def log_event(engine: Engine, job_id: int, kind: str, data: Any = None, attempt: int | None = None) -> None:
+    """Add an entry; once, however often the database has to be asked.
+
+    Raises `LeaseLost`, and adds nothing, where it is an attempt's and that does not hold the job any more.
+    """
+    row = {"job_id": job_id, "kind": kind, "data": {} if data is None else data, "write_id": uuid.uuid4().hex}
+    _log(engine, row, attempt)
 
 
 @retrying
-def _log(engine: Engine, row: dict[str, Any]) -> None:
+def _log(engine: Engine, row: dict[str, Any], attempt: int | None) -> None:
     with writing(engine) as connection:
+        if attempt is not None:
+            require_lease(connection, row["job_id"], attempt)
         connection.execute(insert_once(connection, table).values(**row, at=DatabaseClock()))
 
 

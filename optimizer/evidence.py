@@ -1,6 +1,7 @@
 """The outcomes of one job, to and from the database."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -11,8 +12,10 @@ from sqlalchemy import Engine
 from evaluators.protocol import Outcome, Split
 from optimizer.examples import LedgerEntry
 from optimizer.gradients import RecordedGradient, read_gradients, record_gradient
-from optimizer.outcomes import Columns, Recorded, read_outcomes, record_outcomes
+from optimizer.outcomes import Columns, count_rounds, read_outcomes, record_outcomes, recorded_times
 from optimizer.scorer import Finished
+
+HELD = 200_000  # outcomes in memory, some 50 MB: what ten thousand trials leave behind is in the database
 
 
 @dataclass
@@ -23,11 +26,18 @@ class Evidence:
     job_id: int
     attempt: int
     examples: list[LedgerEntry]
-    _known: dict[tuple[int, Split], list[Outcome]] = field(default_factory=dict)
+    _known: OrderedDict[tuple[int, Split], list[Outcome]] = field(default_factory=OrderedDict)
 
-    def ids(self, split: Split) -> list[str]:
+    def __post_init__(self) -> None:
+        self._positions = {example.id: index for index, example in enumerate(self.examples)}
+        self._ids: dict[Split, tuple[str, ...]] = {}
+        self._held = 0
+
+    def ids(self, split: Split) -> tuple[str, ...]:
         """The ids of a split's examples, in the ledger's order."""
-        return [example.id for example in self.examples if example.split == split]
+        if split not in self._ids:
+            self._ids[split] = tuple(example.id for example in self.examples if example.split == split)
+        return self._ids[split]
 
     def by_task(self, outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
         """Outcomes under their tasks, both in the ledger's order."""
@@ -40,7 +50,7 @@ class Evidence:
 
     def record(self, finished: Finished, worker: str) -> None:
         """Keep a round's outcomes, once. Raises `LeaseLost` where another attempt has taken the job over."""
-        position = {example.id: index for index, example in enumerate(self.examples)}
+        position = self._positions
         outcomes, wanted = finished.outcomes, finished.round
         if wanted.scales is not None:
             self._record_gradient(finished, worker, position)
@@ -64,7 +74,7 @@ class Evidence:
             seconds=sum(finished.seconds.values()),
             worker=worker,
         )
-        self._known[wanted.trial, wanted.split] = [*before, *outcomes]
+        self._keep(wanted.trial, wanted.split, [*before, *outcomes])
 
     def _record_gradient(self, finished: Finished, worker: str, position: Mapping[str, int]) -> None:
         wanted = finished.round
@@ -89,10 +99,7 @@ class Evidence:
 
     def rounds(self) -> dict[tuple[int, str], int]:
         """For every trial and split, how many rounds are recorded."""
-        found: dict[tuple[int, str], int] = {}
-        for row in read_outcomes(self.database, self.job_id):
-            found[row.trial, row.split] = max(found.get((row.trial, row.split), 0), row.round + 1)
-        return found
+        return count_rounds(self.database, self.job_id)
 
     def outcomes(self, trial: int, split: Split) -> list[Outcome] | None:
         """A trial's outcomes on a split, None where none were recorded."""
@@ -100,16 +107,24 @@ class Evidence:
             rows = read_outcomes(self.database, self.job_id, trial=trial, split=split)
             if not rows:
                 return None
-            self._known[trial, split] = [outcome for row in rows for outcome in self._unpacked(row.columns)]
+            self._keep(trial, split, [outcome for row in rows for outcome in self._unpacked(row.columns)])
+        self._known.move_to_end((trial, split))
         return self._known[trial, split]
+
+    def _keep(self, trial: int, split: Split, outcomes: list[Outcome]) -> None:
+        """In memory too, for as long as there is room: what is asked for again is what was asked for lately."""
+        self._held += len(outcomes) - len(self._known.pop((trial, split), ()))
+        self._known[trial, split] = outcomes
+        while self._held > HELD and len(self._known) > 1:
+            self._held -= len(self._known.popitem(last=False)[1])
 
     def seconds_so_far(self) -> float:
         """The time from the first to the last recorded round, summed over the attempts at the job."""
         spans: dict[int, list[float]] = {}
-        rows: list[Recorded | RecordedGradient] = [*read_outcomes(self.database, self.job_id), *self.gradients()]
-        for row in rows:
-            end = row.created_at.timestamp()
-            spans.setdefault(row.attempt, []).extend((end - row.seconds, end))
+        gradients = [(row.attempt, row.seconds, row.created_at) for row in self.gradients()]
+        for attempt, seconds, at in [*recorded_times(self.database, self.job_id), *gradients]:
+            end = at.timestamp()
+            spans.setdefault(attempt, []).extend((end - seconds, end))
         return sum(max(moments) - min(moments) for moments in spans.values())
 
     def _unpacked(self, columns: Columns) -> list[Outcome]:

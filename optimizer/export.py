@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
+from merging.adapters import adapter_notes
 from merging.card import ScoreRow, model_card
 from merging.compatibility import check_tokenizers
 from merging.folder import write_checkpoint
@@ -93,6 +94,8 @@ def write_recipe(
     refuse_target(folder)
     try:
         sources = Sources(recipe)
+        for note in adapter_notes(sources.experts):
+            say(note)
         if "embeddings" not in recipe.unmerged:
             base, experts = sources.chosen(recipe)
             models = [*([base] if base is not None else []), *experts.values()]

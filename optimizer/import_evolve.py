@@ -17,6 +17,8 @@ from merging.groups import MODULES, group_of
 from merging.locate import locate
 from merging.mergekit.read import without_unknown
 from merging.mergekit.reference import ModelReference
+from merging.numbers import Number, Whole
+from merging.places import found
 from merging.weight_files import read_json
 from merging.yaml_file import FileError, parse, read_mapping
 from optimizer.errors import InputError
@@ -34,7 +36,7 @@ class Genome(Frozen):
     merge_method: Method
     base_model: ModelReference | None = None
     tokenizer_source: str | None = None
-    layer_granularity: int = 0
+    layer_granularity: Whole = 0
     normalize: bool | None = None
     allow_negative_weights: bool = False
     filters: tuple[str, ...] | None = None
@@ -57,8 +59,8 @@ class EvolveTask(Frozen):
     """An lm-eval task; a negative weight is for a metric that should fall."""
 
     name: str = Field(min_length=1)
-    weight: float = 1.0
-    metric: str = "acc,none"
+    weight: Number = 1.0
+    metric: str = Field(default="acc,none", pattern=r"^[^,]+(,[^,]+)?$")
 
 
 class EvolveFile(Frozen):
@@ -66,8 +68,8 @@ class EvolveFile(Frozen):
 
     genome: Genome
     tasks: tuple[Annotated[EvolveTask, BeforeValidator(_named)], ...] = Field(min_length=1)
-    limit: int | None = Field(default=None, ge=1)
-    num_fewshot: int | None = Field(default=None, ge=0)
+    limit: Annotated[Whole, Field(ge=1)] | None = None
+    num_fewshot: Annotated[Whole, Field(ge=0)] | None = None
     shuffle: bool = False
     random_init: bool = False
     apply_chat_template: bool = True
@@ -102,7 +104,7 @@ def import_evolve(
     draft = _Draft(file.resolve().parent, (beside or Path.cwd()).resolve())
     try:
         content = read_mapping(file)
-        refuse_other_kinds(file, content, "a config of mergekit-evolve", own_key="genome")
+        refuse_other_kinds(file, content, "a config of mergekit-evolve")
         if lenient:
             content, ignored = without_unknown(content, EvolveFile)
             draft.notes += [f"The unknown key `{key}` is left out." for key in ignored]
@@ -189,11 +191,10 @@ def _model(reference: ModelReference, base: ModelReference | None, draft: _Draft
 
 def _place(path: str, draft: _Draft) -> str:
     """A local path as seen from the job file: mergekit's are relative to where it is called. Hub ids stay."""
-    for start in (draft.folder, Path.cwd()):
-        there = start / Path(path).expanduser()
-        if there.exists():
-            return path if Path(path).is_absolute() else os.path.relpath(there.resolve(), draft.beside)
-    return path
+    there = found(path, (draft.folder, Path.cwd()))
+    if there is None or Path(path).is_absolute():
+        return path
+    return os.path.relpath(there.resolve(), draft.beside)
 
 
 def _method(genome: Genome, draft: _Draft) -> None:

@@ -72,11 +72,17 @@ class JobLog(logging.Handler):
     def open(self) -> Iterator["JobLog"]:
         """Take lines while the block lasts; what waits at its end is written."""
         self._thread.start()
-        logging.getLogger().addHandler(self)
+        root, last = logging.getLogger(), logging.lastResort
+        alone = not root.handlers
+        for handler in (self, last if alone else None):  # with a handler, what nobody else would print is not printed
+            if handler is not None:
+                root.addHandler(handler)
         try:
             yield self
         finally:
-            logging.getLogger().removeHandler(self)
+            root.removeHandler(self)
+            if alone and last is not None:
+                root.removeHandler(last)
             self._put_last()
             self._thread.join(timeout=10)
 

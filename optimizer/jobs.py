@@ -279,8 +279,9 @@ def release(
 
 @retrying
 def record_death(engine: Engine, job_id: int, attempt: int, reason: str, pause: float) -> Job:
-    """Put a job whose attempt ended without a word back in the queue, for others to take in `pause` seconds.
+    """Put a job whose attempt ended without a word back in the queue, for others to take.
 
+    They may in `pause` seconds, and at once where the attempt had recorded something.
     Raises `LeaseLost` where the attempt was not the last one, or had ended the job itself.
     """
     with writing(engine) as connection:
@@ -289,7 +290,7 @@ def record_death(engine: Engine, job_id: int, attempt: int, reason: str, pause: 
         deaths = connection.scalar(select(deaths_with_this()).where(jobs.c.id == job_id))
         state: State = "cancelled" if row.request == "cancel" else "paused" if row.request == "pause" else "queued"
         note(connection, "died", job_id, attempt=attempt, reason=storable(reason))
-        later = {"deaths": deaths, "not_before": DatabaseClock() + pause}
+        later = {"deaths": deaths, "not_before": DatabaseClock() + (pause if deaths else 0.0)}
         end(connection, row, state, error=storable(reason))
         return job_of(connection.execute(update(jobs).where(jobs.c.id == job_id).values(**later).returning(jobs)).one())
 

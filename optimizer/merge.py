@@ -6,12 +6,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from merging.check import check_method
 from merging.errors import MergeError
 from merging.materialize import steps
 from merging.mergekit.compile import described
 from merging.mergekit.prepare import prepare
 from merging.mergekit.read import is_mergekit, read_configs
 from merging.mergekit.write import merge_file
+from merging.methods.calibrated import Calibrated
 from merging.recipe_file import read_recipe
 from merging.sources import Sources
 from merging.step import Step
@@ -73,6 +75,9 @@ def planned(file: Path, options: MergeOptions) -> dict[str, Any]:
         if not is_mergekit(file):
             _refuse_mergekit_options(options)
             recipe = read_recipe(file)
+            structure = check_method(recipe)
+            if isinstance(structure, Calibrated):
+                structure.opened(tuple(recipe.experts))
             return {"merges": [_planned("result", steps(recipe, Sources(recipe)), [])]}
         read = read_configs(file, options.lenient)
         place, names = file.resolve().parent, {config.name for config in read.configs[:-1]}

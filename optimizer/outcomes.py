@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sqlalchemy import Engine, Row, func, select
+from sqlalchemy import Engine, Row, Select, func, select
 
 from optimizer.database import retrying
 from optimizer.jobs import record_once
@@ -132,6 +132,24 @@ def read_outcomes(engine: Engine, job_id: int, trial: int | None = None, split: 
     with engine.connect() as connection:
         rows = connection.execute(chosen.order_by(outcomes.c.trial, outcomes.c.split, outcomes.c.round))
         return [_recorded(row) for row in rows]
+
+
+@retrying
+def count_rounds(engine: Engine, job_id: int) -> dict[tuple[int, str], int]:
+    """For every trial and split of a job, one more than the last recorded round. No blob is read."""
+    columns = [outcomes.c.trial, outcomes.c.split]
+    chosen: Select[Any] = select(*columns, func.max(outcomes.c.round)).where(outcomes.c.job_id == job_id)
+    with engine.connect() as connection:
+        return {(row[0], row[1]): row[2] + 1 for row in connection.execute(chosen.group_by(*columns))}
+
+
+@retrying
+def recorded_times(engine: Engine, job_id: int) -> list[tuple[int, float, datetime]]:
+    """For every recorded round the attempt, the seconds it took and when it was recorded. No blob is read."""
+    columns = [outcomes.c.attempt, outcomes.c.seconds, outcomes.c.created_at]
+    with engine.connect() as connection:
+        rows = connection.execute(select(*columns).where(outcomes.c.job_id == job_id))
+        return [(attempt, seconds, at) for attempt, seconds, at in rows]
 
 
 @retrying

@@ -1,6 +1,6 @@
 """What a job file comes to, once its models and tasks have been looked at: fixed at submit, read by everyone after."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -8,9 +8,10 @@ from pydantic import Field
 from evaluators.protocol import Task
 from merging.frozen import Frozen
 from merging.groups import Group
+from merging.named import Model
 from merging.recipe import Recipe, Source
 from optimizer.spec import JobFile
-from optimizer.virtual import Virtual
+from optimizer.virtual import STATISTICS, Virtual
 from search_spaces.bound import BoundSpace
 
 Kind = Literal["base", "parent", "baseline"]
@@ -67,6 +68,13 @@ class Plan(Frozen):
         names = (*self.coefficient_names, *self.virtual)
         virtual: dict[str, Source | None] = {name: self.made.get(name) for name in self.virtual}
         return bind(job.space, self.template, groups, names, virtual, job.searched_methods())
+
+    def screened(self, job: JobFile) -> tuple[Virtual, ...]:
+        """The virtual experts that join only where they win against the warm starts.
+
+        They are made of the weights alone, so each is one more warm start; those that a job names join in any case.
+        """
+        return () if job.search.virtual is not None else tuple(kind for kind in self.virtual if kind not in STATISTICS)
 
 
 def baselines(
@@ -132,16 +140,21 @@ def _plain_recipe(template: Recipe, groups: Sequence[Group], row: tuple[float, .
     )
 
 
-def sources_of(job: JobFile, fingerprints: dict[str, str]) -> tuple[Source | None, dict[str, Source]]:
-    """The job's models as a recipe names them; `fingerprints` is keyed by expert name, and by "" for the base.
+def sources_of(
+    job: JobFile, fingerprints: Mapping[str, str], commits: Mapping[str, str]
+) -> tuple[Source | None, dict[str, Source]]:
+    """The job's models as a recipe names them; both mappings are keyed by expert name, and by "" for the base.
 
-    A model without one is named by its path alone.
+    A model without a fingerprint is named by its path alone. `commits` are those of models from the Hub: a branch may
+    move while a job waits, and every node must load the same.
     """
     base = job.models.base
+
+    def source(name: str, model: Model) -> Source:
+        revision = commits.get(name, model.revision)
+        return Source(path=model.path, revision=revision, fingerprint=fingerprints.get(name))
+
     return (
-        Source(path=base.path, revision=base.revision, fingerprint=fingerprints.get("")) if base else None,
-        {
-            name: Source(path=model.path, revision=model.revision, fingerprint=fingerprints.get(name))
-            for name, model in job.models.experts.items()
-        },
+        source("", base) if base else None,
+        {name: source(name, model) for name, model in job.models.experts.items()},
     )

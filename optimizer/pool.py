@@ -46,3 +46,7 @@ class Pool(Protocol):
     def wait(self, seconds: float) -> list[Answer]:
         """The units that ended within `seconds`; returns as soon as there is one."""
         ...
+
+    def resize(self, count: int) -> None:
+        """Have so many workers from now on, at least one: those too many end after what they are doing."""
+        ...

@@ -20,6 +20,7 @@ from optimizer.plan import Baseline, Needs, Plan, baselines, sources_of
 from optimizer.resident import check_vllm
 from optimizer.spec import JobFile, Workers
 from optimizer.starts import further_baselines
+from optimizer.trackers import check_trackers
 from search_spaces.path import longest
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     from merging.adapters import adapter_notes
 
     _check_engine(job)
+    check_trackers(job.report_to)
     _check_method(job)
     check_kind(job)
     check_vllm(job, local)
@@ -67,7 +69,7 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     model = check_architecture(job, sources.reference)
     say("Checking space and tasks")
     _check_path(job, sources)
-    sketch = _plan(job, _template(job, {}), sources)  # without fingerprints, which take reading every weight
+    sketch = _plan(job, _template(job, {}, {}), sources)  # without fingerprints, which take reading every weight
     evaluator = open_evaluator(job)
     check_evaluator(evaluator, model)
     examples = list(evaluator.examples())
@@ -82,7 +84,8 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     if local:
         check_workers(job, needs)
     fingerprints = _read_weights(sources, say)
-    plan = _plan(job, _template(job, fingerprints), sources, _virtual(job, tasks, twins, model, sketch, counts))
+    template = _with_statistics(job, _template(job, fingerprints, _commits(sources)))
+    plan = _plan(job, template, sources, _virtual(job, tasks, twins, model, sketch, counts))
     found = {"examples": counts, "tasks": tasks, "no_gradient": no_gradient, "needs": needs}
     plan = plan.model_copy(update=found)
     if job.engine() == AUTO and job.models.base is not None:
@@ -166,7 +169,7 @@ def _check_method(job: JobFile) -> None:
     from merging.check import check_method
 
     try:
-        check_method(_template(job, {}))
+        check_method(_template(job, {}, {}))
     except ValueError as error:
         raise InputError(str(error)) from error
 
@@ -177,7 +180,7 @@ def _open_models(job: JobFile) -> "Sources":
     from merging.sources import Sources
 
     try:
-        sources = Sources(_template(job, {}))
+        sources = Sources(_template(job, {}, {}))
         if "embeddings" not in job.models.unmerged:
             first, *others = [*([sources.base] if sources.base is not None else []), *sources.experts.values()]
             check_tokenizers(first, others)
@@ -248,10 +251,29 @@ def _read_weights(sources: "Sources", say: Say) -> dict[str, str]:
     return fingerprints
 
 
-def _template(job: JobFile, fingerprints: dict[str, str]) -> "Recipe":
+def _with_statistics(job: JobFile, template: "Recipe") -> "Recipe":
+    """The template with the fingerprint of the statistics that its method reads; a search over methods reads none."""
+    from merging.materialize import MergeError
+    from merging.sources import statistics_of
+
+    if job.searched_methods() is not None:
+        return template
+    try:
+        return template.model_copy(update={"statistics": statistics_of(template)})
+    except MergeError as error:
+        raise InputError(str(error)) from error
+
+
+def _commits(sources: "Sources") -> dict[str, str]:
+    """The commit of every model from the Hub, which is what its folder in the cache is called."""
+    models = {**({} if sources.base is None else {"": sources.base}), **sources.experts}
+    return {name: model.folder.name for name, model in models.items() if model.from_hub}
+
+
+def _template(job: JobFile, fingerprints: Mapping[str, str], commits: Mapping[str, str]) -> "Recipe":
     from merging.recipe import Recipe
 
-    base, experts = sources_of(job, fingerprints)
+    base, experts = sources_of(job, fingerprints, commits)
     method, structure = job.first_method()
     return Recipe(
         method=method,

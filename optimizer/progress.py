@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from optimizer import logs
+
 
 @dataclass(frozen=True)
 class Standings:
@@ -43,6 +45,17 @@ class Standings:
             f"{self.examples_per_second:.0f}/s, {clock(self.seconds)}{rest}"
         )
 
+    def figures(self) -> dict[str, float | None]:
+        """What a program wants of it."""
+        return {
+            "finished": self.finished,
+            "failed": self.failed,
+            "share": self.share,
+            "examples": self.examples,
+            "seconds": self.seconds,
+            "best": self.best,
+        }
+
 
 class Progress(Protocol):
     """Where a running job reports to."""
@@ -64,13 +77,13 @@ class PlainLines:
         self._last = 0.0
 
     def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        logs.say(text)
 
     def search(self, standings: Standings) -> None:
         now = time.monotonic()
         if now - self._last >= self._every or standings.share >= 1:
             self._last = now
-            print(f"search: {standings.line()}", file=sys.stderr, flush=True)
+            logs.say(f"search: {standings.line()}", **standings.figures())
 
 
 class LiveBar:
@@ -104,8 +117,8 @@ class LiveBar:
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A live bar where standard error is a terminal, plain lines where it is not."""
-    if not sys.stderr.isatty():
+    """A live bar where standard error is a terminal that people read, plain lines where it is not."""
+    if logs.wants_json() or not sys.stderr.isatty():
         yield PlainLines()
         return
     bar = LiveBar()

@@ -5,17 +5,20 @@ first, of equal ones that of whoever has the fewest jobs running, of those the o
 at a time (`optimizer.limits`) is kept exactly: claims take turns.
 """
 
+import time
 import uuid
 from dataclasses import dataclass, fields
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Engine, and_, case, func, or_, select, text, true
+from sqlalchemy import ColumnElement, Engine, and_, case, false, func, or_, select, text
 
 from optimizer.database import retrying, writing
 from optimizer.jobs import Job, Request, State, expired, job_of, take
 from optimizer.limits import EVERYBODY
 from optimizer.tables import DatabaseClock, jobs, limits
 
+_SHORTEST_LEASE = 10.0
+_LONGEST_PAUSE = 900.0  # no job rests as long: an end beyond it is from before the database's clock was set back
 _CLAIM_LOCK = int.from_bytes(b"mo-claim")
 
 
@@ -46,16 +49,19 @@ def claim_next(engine: Engine, owner: str, lease_seconds: float, abandoned: bool
     """Take the job that is next; None where there is none to take.
 
     Without `abandoned`, jobs whose lease ran out are left: their holders may only be waiting for a database that was
-    away.
+    away. They are left, too, where this call has waited for it.
     """
-    return _claim_next(engine, owner, lease_seconds, abandoned, uuid.uuid4().hex)
+    return _claim_next(engine, owner, lease_seconds, abandoned, time.monotonic(), uuid.uuid4().hex)
 
 
 @retrying
-def _claim_next(engine: Engine, owner: str, lease_seconds: float, abandoned: bool, write_id: str) -> Job | None:
+def _claim_next(
+    engine: Engine, owner: str, lease_seconds: float, abandoned: bool, asked: float, write_id: str
+) -> Job | None:
     with writing(engine) as connection:
         if connection.dialect.name == "postgresql":  # SQLite has one writer at a time in any case
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CLAIM_LOCK})
+        abandoned = abandoned and time.monotonic() - asked < max(lease_seconds, _SHORTEST_LEASE) / 2
         mine = connection.execute(select(jobs).where(jobs.c.write_id == write_id, jobs.c.owner == owner)).one_or_none()
         if mine is not None:
             return job_of(mine)
@@ -64,7 +70,7 @@ def _claim_next(engine: Engine, owner: str, lease_seconds: float, abandoned: boo
         most = dict(connection.execute(select(limits.c.user_name, limits.c.jobs)).tuples().all())
         found = connection.scalar(
             select(jobs.c.id)
-            .where(jobs.c.served, or_(_in_turn(running, most), and_(expired(), true() if abandoned else ~true())))
+            .where(jobs.c.served, or_(_in_turn(running, most), _left(lease_seconds) if abandoned else false()))
             .order_by(
                 case((jobs.c.state == "running", 0), else_=1),
                 jobs.c.priority.desc(),
@@ -81,11 +87,21 @@ def _in_turn(running: dict[str, int], most: dict[str, int | None]) -> ColumnElem
     """Queued, its pause over, and its user below the limit. `most` is by user, `EVERYBODY` for those without a row."""
     usual = most.get(EVERYBODY)
     full = [user for user in {**running, **most} if _reached(running.get(user, 0), most.get(user, usual))]
-    waited = or_(jobs.c.not_before.is_(None), jobs.c.not_before <= DatabaseClock())
+    now = DatabaseClock()
+    waited = or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now, jobs.c.not_before > now + _LONGEST_PAUSE)
     allowed: ColumnElement[bool] = jobs.c.submitted_by.not_in(full)
     if usual == 0:  # and no row of their own
         allowed = and_(allowed, jobs.c.submitted_by.in_([user for user in most if user != EVERYBODY]))
     return and_(jobs.c.state == "queued", waited, allowed)
+
+
+def _left(lease_seconds: float) -> ColumnElement[bool]:
+    """Held by nobody who renews the lease: it has run out, or is longer than any that is given.
+
+    The latter shows that the database's clock was set back; whoever lives puts it right within seconds.
+    """
+    longest = DatabaseClock() + 2 * max(lease_seconds, _SHORTEST_LEASE)
+    return or_(expired(), and_(jobs.c.state == "running", jobs.c.lease_until > longest))
 
 
 def _reached(running: int, most: int | None) -> bool:

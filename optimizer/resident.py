@@ -78,12 +78,11 @@ class InTorch:
         """See `Resident.fill`."""
         from merging.kept_directions import KeptDirections
         from merging.live import LiveMerge
-        from merging.sources import Sources
+        from optimizer.node_sources import open_sources
 
         known = self.live.sources
         if any(name not in known.experts for name in recipe.experts):  # a virtual expert has joined
-            sources = Sources(recipe)
-            sources.verify()
+            sources = open_sources(recipe)
             self.live = LiveMerge(self.model, sources, KeptDirections(sources))
         self.live.fill(recipe)
 

@@ -2,6 +2,8 @@
 
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,8 +29,10 @@ from optimizer.joblog import JobLog
 from optimizer.jobs import Job, LeaseLost, claim, finish, release
 from optimizer.lease import LEASE_SECONDS, Lease
 from optimizer.ledger import TEST_OPENED
+from optimizer.onlookers import Onlookers
 from optimizer.owners import new_owner
 from optimizer.plan import Plan
+from optimizer.pool import Pool
 from optimizer.preflight import check_workers
 from optimizer.progress import Progress
 from optimizer.results import Results, to_json
@@ -36,8 +40,15 @@ from optimizer.scorer import Interrupted, Scorer
 from optimizer.shares import Capacity
 from optimizer.signals import interrupted_at_once, stop_requested
 from optimizer.spec import JobFile
-from optimizer.study import all_trials, open_storage, open_study
+from optimizer.study import all_trials, open_storage, open_study, reach_storage
 from optimizer.summary import Summary
+
+
+@contextmanager
+def ray_workers(address: str | None, job: Job, spec: JobFile) -> Iterator[Pool]:
+    """The job's workers on the Ray cluster at `address`, or on a local one, for as long as the block lasts."""
+    with cluster(address, spec.workers):
+        yield RayPool(job.spec, job.plan, spec.workers, local=address is None)
 
 
 @dataclass(frozen=True)
@@ -45,12 +56,14 @@ class Place:
     """Where a job is carried out.
 
     `address` is that of a Ray cluster; without one, a local cluster is started. `given_back` is the state of a job that
-    is stopped here: a controller's goes on elsewhere, one that somebody carries out themselves waits for them.
+    is stopped here: a controller's goes on elsewhere, one that somebody carries out themselves waits for them. `hire`
+    gets the workers.
     """
 
     address: str | None
     given_back: Literal["interrupted", "queued"] = "interrupted"
     shared: bool = False
+    hire: Callable[[str | None, Job, JobFile], AbstractContextManager[Pool]] = ray_workers
 
 
 def claim_and_run(database: Engine, url: str, name: str, address: str | None, progress: Progress) -> Results:
@@ -97,10 +110,11 @@ def run_claimed(
         if stop.is_set():  # Ray's processes get the same signal, and what it then says of them is no failure of the job
             give_back()
             raise Interrupted("interrupt") from error
-        if isinstance(error, InputError):  # the job goes on once this machine or its models are in order
+        for_somebody = place.given_back == "interrupted"
+        if isinstance(error, InputError) and for_somebody:  # they go on once this machine or the models are in order
             give_back(str(error))
             raise
-        if isinstance(error, JobFailed) or place.given_back == "interrupted":
+        if isinstance(error, JobFailed) or for_somebody:
             finish(database, job.id, job.attempt, "failed", error=str(error) or type(error).__name__)
         raise
     try:
@@ -123,15 +137,24 @@ def _carry(lease: Lease, url: str, place: Place, progress: Progress) -> Results:
     if place.address is None:
         check_workers(spec, plan.needs)
         _check_sources(plan)
-    storage = open_storage(url)
+    storage = reach_storage(database, url)
     fence(storage.engine, job.id, job.attempt)
     study = open_study(storage, job.name, spec.objectives())
     evidence = Evidence(database, job.id, job.attempt, read_ledger(database, job.id))
     spent = evidence.seconds_so_far()
     began = time.monotonic()
     progress.say(f"Starting {spec.workers.count} workers")
-    with cluster(place.address, spec.workers), stop_requested(stop):
-        pool = RayPool(job.spec, job.plan, spec.workers)
+    conductor: Conductor | None = None
+
+    def plan_now() -> Plan:
+        return conductor.plan if conductor is not None else plan
+
+    def so_far(state: str) -> Results:
+        elapsed, openings = spent + time.monotonic() - began, count_events(database, job.id, TEST_OPENED)
+        return Summary(job, spec, plan_now(), study, evidence).results(None, state, elapsed, openings)
+
+    onlookers = Onlookers(database, job, spec, study, so_far, lambda: plan_now().space(spec))
+    with onlookers, place.hire(place.address, job, spec) as pool, stop_requested(stop):
 
         def check() -> None:
             lease.check()
@@ -151,6 +174,7 @@ def _carry(lease: Lease, url: str, place: Place, progress: Progress) -> Results:
                 workers=spec.workers.count,
                 seconds_before=spent,
                 folder=Path(job.folder),
+                told=onlookers.told,
             )
             searched = conductor.search()
             plan = conductor.plan
@@ -165,6 +189,7 @@ def _carry(lease: Lease, url: str, place: Place, progress: Progress) -> Results:
                 recorded=lambda trial: evidence.outcomes(trial, "search"),
                 seconds_before=spent,
                 batches=_batches(spec, evidence),
+                told=onlookers.told,
             ).search()
         space = plan.space(spec)
         ending = Finish(
@@ -173,14 +198,16 @@ def _carry(lease: Lease, url: str, place: Place, progress: Progress) -> Results:
             scorer=scorer,
             recipe=lambda number: recipe_of(all_trials(study)[number], space),
             recorded=evidence.outcomes,
-            open_test=lambda: log_event(database, job.id, TEST_OPENED, {"attempt": job.attempt}),
+            open_test=lambda: log_event(database, job.id, TEST_OPENED, {"attempt": job.attempt}, job.attempt),
             progress=progress,
             count=spec.search.finalists or FINALISTS,
             whole=plan.examples["search"],
         ).run(searched)
-    seconds = spent + time.monotonic() - began
-    openings = count_events(database, job.id, TEST_OPENED)
-    return Summary(job, spec, plan, study, evidence).results(ending, "done", seconds, openings)
+        seconds = spent + time.monotonic() - began
+        openings = count_events(database, job.id, TEST_OPENED)
+        results = Summary(job, spec, plan, study, evidence).results(ending, "done", seconds, openings)
+        onlookers.done(results)
+    return results
 
 
 def _check_sources(plan: Plan) -> None:

@@ -4,20 +4,24 @@ It keeps nothing. Which jobs there are and who holds them is in the database; wh
 A controller that dies leaves its coordinators at work, and any other sees by their leases whether they still are.
 """
 
+import os
 import shlex
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy import Engine
 
+from optimizer import logs
 from optimizer.audit import deeds
 from optimizer.cluster.jobs import RayAway, RayJobs, ray_jobs
 from optimizer.coordinate import pause_after
+from optimizer.counts import Counts
 from optimizer.database import DatabaseAway
 from optimizer.jobs import Job, LeaseLost, finish, get_job, record_death, release, renew
 from optimizer.lease import LEASE_SECONDS
@@ -61,6 +65,7 @@ class Controller:
     url_file: Path
     progress: Progress
     most: int
+    counts: Counts = field(default_factory=Counts)
     _owner: str = field(default_factory=new_owner)
     _under_way: list[_Coordinator] = field(default_factory=list)
     _looked: float = field(default_factory=time.monotonic)
@@ -75,16 +80,20 @@ class Controller:
     def look(self) -> bool:
         """See how the coordinators do, and start those there is room for; whether a job was taken."""
         self._notice_gaps()
+        self.counts.looks += 1
         try:
             self.ray.ping()  # a job is not taken where nobody could carry it out
             for one in list(self._under_way):
-                self._follow(one)
+                with _about(one.job):
+                    self._follow(one)
             self._say_away(None)
             return self._take_next()
         except RayAway as error:
             self._say_away(error)
             self._keep_leases()
             return False
+        finally:
+            self.counts.coordinators = len(self._under_way)
 
     def stop(self) -> None:
         """Have the coordinators end, and put their jobs back in the queue."""
@@ -98,7 +107,7 @@ class Controller:
             self._give_back(one)
 
     def _notice_gaps(self) -> None:
-        """Where the last look is long ago, the database was away: then holders get time to renew their leases."""
+        """Where the last one is long ago, the database was away: then holders get time to renew their leases."""
         now = time.monotonic()
         if now - self._looked > LEASE_SECONDS / 2:
             self._patient_until = now + LEASE_SECONDS
@@ -107,25 +116,31 @@ class Controller:
     def _take_next(self) -> bool:
         if len(self._under_way) >= self.most:
             return False
+        self._notice_gaps()
         job = claim_next(self.database, self._owner, LEASE_SECONDS, abandoned=time.monotonic() >= self._patient_until)
-        if job is None:
-            return False
+        if job is not None:
+            with _about(job):
+                self._begin(job)
+        return job is not None
+
+    def _begin(self, job: Job) -> None:
         if job.deaths >= ATTEMPTS:
             error = f"given up after {ATTEMPTS} attempts in a row that recorded nothing and ended without a word"
             finish(self.database, job.id, job.attempt, "failed", error=error + self._last_words(job))
             self.progress.say(f"Job `{job.name}` {error}")
-            return True
+            return
         one = _Coordinator(job)
         self.progress.say(f"Job `{job.name}`, attempt {job.attempt}")
         self.ray.stop(_name(job, job.attempt - 1))  # it lost its lease, and may still compute
         command = [sys.executable, "-m", "optimizer.coordinate", str(job.id), str(job.attempt), str(self.url_file)]
+        form = os.environ.get(logs.VARIABLE)  # for its lines; what Ray starts has Ray's own environment
         try:
-            self.ray.start(one.name, shlex.join(command))
+            self.ray.start(one.name, shlex.join([*(["env", f"{logs.VARIABLE}={form}"] if form else []), *command]))
         except RayAway:
             self._give_back(one)
             raise
         self._under_way.append(one)
-        return True
+        self.counts.started += 1
 
     def _last_words(self, job: Job) -> str:
         reasons = [deed.data["reason"] for deed in deeds(self.database, job.id) if deed.action == "died"]
@@ -161,13 +176,14 @@ class Controller:
 
     def _bury(self, one: _Coordinator, reason: str) -> None:
         self._under_way.remove(one)
-        last = [line for line in self.ray.log(one.name).splitlines() if line.strip()][-1:]
+        last = [logs.text_of(line) for line in self.ray.log(one.name).splitlines() if line.strip()][-1:]
         try:
             died = record_death(
                 self.database, one.job.id, one.job.attempt, " ".join([reason, *last]), pause_after(one.job.deaths + 1)
             )
         except LeaseLost:
             return  # it has ended in order, or is another's by now
+        self.counts.died += 1
         self.progress.say(f"Job `{died.name}`: its coordinator died ({died.error}); it is {died.state}")
 
     def _keep_leases(self) -> None:
@@ -186,36 +202,64 @@ class Controller:
             return
 
     def _say_away(self, error: RayAway | None) -> None:
+        self.counts.cluster_up = error is None
         if (error is not None) != self._away:
             self._away = error is not None
             self.progress.say(f"The cluster does not answer: {error}" if error else "The cluster answers")
 
 
 def serve(
-    database: Engine, url: str, address: str | None, progress: Progress, once: bool = False, most: int | None = None
+    database: Engine,
+    url: str,
+    address: str | None,
+    progress: Progress,
+    once: bool = False,
+    most: int | None = None,
+    metrics: tuple[str, int] | None = None,
 ) -> None:
     """Have jobs carried out until SIGINT or SIGTERM, or with `once` until none is queued or under way.
 
     `most` jobs at a time, by default 4 on a cluster and one without. When the signal comes, coordinators are asked to
-    end and their jobs go back in the queue. Raises `InputError` where the cluster cannot be reached.
+    end and their jobs go back in the queue. `metrics`: host and port where they are served. Raises `InputError` where
+    the cluster cannot be reached, or that port not be used.
     """
+    counts = Counts()
+    page = _metrics(metrics, url, counts, progress) if metrics else nullcontext()
     # The handlers come last: Ray's start puts its own in their place.
-    with _url_file(url) as file, ray_jobs(address) as ray, stop_requested() as stop:
-        controller = Controller(database, ray, file, progress, most or (1 if address is None else 4))
+    with page, _url_file(url) as file, ray_jobs(address) as ray, stop_requested() as stop:
+        logs.set_up(service=True)  # again: Ray has brought ways of its own
         progress.say("Waiting for jobs")
-        try:
-            while not stop.is_set():
-                try:
-                    taken = controller.look()
-                except DatabaseAway as error:
-                    progress.say(str(error))
-                    continue
-                if once and not taken and not controller.busy:
-                    return
-                if not taken:
-                    stop.wait(LOOK_SECONDS)
-        finally:
-            controller.stop()
+        lead(Controller(database, ray, file, progress, most or (1 if address is None else 4), counts), stop, once)
+
+
+def lead(controller: Controller, stop: threading.Event, once: bool = False) -> None:
+    """Look again and again until `stop` is set, or with `once` until there is nothing to do; then stop in order."""
+    try:
+        while not stop.is_set():
+            try:
+                taken = controller.look()
+            except DatabaseAway as error:
+                controller.progress.say(str(error))
+                continue
+            if once and not taken and not controller.busy:
+                return
+            if not taken:
+                stop.wait(LOOK_SECONDS)
+    finally:
+        controller.stop()
+
+
+def _about(job: Job) -> AbstractContextManager[None]:
+    return logs.about(job=job.name, job_id=job.id, attempt=job.attempt)
+
+
+@contextmanager
+def _metrics(at: tuple[str, int], url: str, counts: Counts, progress: Progress) -> Iterator[None]:
+    from optimizer.metrics import metrics_page
+
+    with metrics_page(url, *at, counts) as port:
+        progress.say(f"Metrics: http://{at[0]}:{port}/metrics")
+        yield
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from optimizer.errors import JobFailed
+from optimizer.errors import JobFailed, first_line
 from optimizer.loading import CLASSES, transformers_class
 
 PROMPT = "The"
@@ -27,8 +27,8 @@ def smoke(folder: Path, load: str = "causal-lm") -> str:
         model, found = transformers_class(load).from_pretrained(
             folder, dtype="auto", use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise JobFailed(f"{folder}: transformers cannot load it: {error}") from error
+    except Exception as error:  # what a library says of files that it cannot read is of any kind
+        raise JobFailed(f"{folder}: transformers cannot load it: {first_line(error)}.") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if found.get(kind):
             raise JobFailed(f"{folder}: loading it finds {kind.replace('_', ' ')}: {sorted(found[kind])[:3]}.")
@@ -37,8 +37,8 @@ def smoke(folder: Path, load: str = "causal-lm") -> str:
         return f"{type(model).__name__} with {model.num_parameters():,} parameters loads"
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise JobFailed(f"{folder}: its tokenizer does not load: {error}") from error
+    except Exception as error:
+        raise JobFailed(f"{folder}: its tokenizer does not load: {first_line(error)}.") from error
     with torch.no_grad():
         return _written(model, tokenizer, folder)
 
@@ -49,6 +49,12 @@ def _written(model: Any, tokenizer: Any, folder: Path) -> str:
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else 0
         asked["input_ids"] = asked["input_ids"].new_full((1, 1), start)
         asked["attention_mask"] = asked["input_ids"].new_ones((1, 1))
+    rows, largest = model.get_input_embeddings().num_embeddings, int(asked["input_ids"].max())
+    if largest >= rows:
+        raise JobFailed(
+            f"{folder}: every token must have a row of the embeddings, but the tokenizer gives the id {largest}, and "
+            f"there are {rows} rows; compare the models with `mergeopt tokens`."
+        )
     logits = model(input_ids=asked["input_ids"], attention_mask=asked["attention_mask"]).logits
     if not bool(logits.isfinite().all()):
         raise JobFailed(f"{folder}: the model's logits must be finite, but are not; use a wider dtype.")

@@ -11,7 +11,7 @@ from evaluators.spec import Evaluate, counted
 from evaluators.vllm.spec import VllmSpec
 from merging.file_kinds import refuse_other_kinds
 from merging.frozen import Frozen
-from merging.named import Model, NamedMethod, NamedModel, located
+from merging.named import Experts, Model, NamedMethod, NamedModel, located
 from merging.recipe import DType, Structure, Unmerged
 from merging.yaml_file import FileError, parse, read_mapping
 from optimizer.auto.rule import AUTO, engine_for
@@ -23,6 +23,7 @@ from search_spaces.methods import SearchedMethods, is_searched
 from search_spaces.spec import SpaceSpec
 
 Signal = Literal["metric", "smooth"]
+TrackerName = Literal["tensorboard", "mlflow", "wandb"]  # the keys of `optimizer.trackers.TRACKERS`
 DIFFERENTIABLE = ("lm-eval", "perplexity", "text-classification")  # evaluators whose tasks may have a gradient
 
 
@@ -43,23 +44,9 @@ class Models(Frozen):
     """
 
     base: Model | None = None
-    experts: dict[str, Model]
+    experts: Experts
     load: str = "causal-lm"
     unmerged: Unmerged = ()
-
-    @field_validator("experts")
-    @classmethod
-    def _experts_have_usable_names(cls, experts: dict[str, NamedModel]) -> dict[str, NamedModel]:
-        if not experts:
-            raise ValueError("there must be at least one expert, but there is none; add `name: path` lines")
-        for name in experts:
-            if name == "base":
-                raise ValueError("an expert must not be called `base`, which is the base's own name")
-            if not name or len(name) > 60 or any(character in name for character in "./\\ \t\n"):
-                raise ValueError(
-                    f"an expert's name must be 1 to 60 characters without dots, slashes or spaces, but is {name!r}"
-                )
-        return experts
 
     @field_validator("load")
     @classmethod
@@ -149,6 +136,16 @@ class JobFile(Frozen):
     dtype: DType | None = None
     trust_remote_code: bool = False
     trust_task_code: bool = False
+    report_to: tuple[TrackerName, ...] = ()
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _trackers_are_a_list(cls, names: Any) -> Any:
+        if not isinstance(names, list | tuple):
+            raise ValueError("must be a list, like [tensorboard], or [] for none")
+        if len(names) != len({str(name) for name in names}):
+            raise ValueError(f"must name each tracker once, but is {list(names)}")
+        return names
 
     def objectives(self) -> list[str]:
         """The names of what is maximised, in the order of the tasks that first name them."""
@@ -226,5 +223,9 @@ def _with_absolute_paths(job: JobFile, folder: Path) -> JobFile:
         load=located_function(job.models.load, absolute),
         unmerged=job.models.unmerged,
     )
+    method = job.method
+    if isinstance(method, NamedMethod) and method.structure.get("statistics"):
+        placed_statistics = absolute(str(method.structure["statistics"]))
+        method = method.model_copy(update={"structure": {**method.structure, "statistics": placed_statistics}})
     evaluate = tuple(spec.located(absolute) for spec in job.evaluate)
-    return job.model_copy(update={"models": models, "evaluate": evaluate})
+    return job.model_copy(update={"models": models, "evaluate": evaluate, "method": method})

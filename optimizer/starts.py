@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from merging.groups import Group
-from optimizer.plan import Baseline, Plan
+from optimizer.plan import USUAL_SCALES, Baseline, Plan
 from optimizer.spec import JobFile
 from search_spaces.bound import BoundSpace, parameter_name
 from search_spaces.errors import SpaceError
@@ -70,19 +70,31 @@ def further_baselines(
 ) -> list[Baseline]:
     """LiNeS and MetaGPT as baselines, as far as they are points of the job's space and none of its other baselines.
 
-    Raises `ValueError` as `by_norms` does.
+    Where the job merges by another method, that method at its usual scales. Raises `ValueError` as `by_norms` does.
     """
-    space, real = plan.space(job), list(plan.template.experts)
-    if job.first_method()[0] != "task_arithmetic":
-        return []
+    space = plan.space(job)
     known = [one.parameters for one in plan.baselines]
     found = []
-    for start in (sloped(groups, space.coefficients, real, *SLOPE), by_norms(groups, space.coefficients, squared)):
+    for start in _further(job, plan, groups, squared):
         parameters = expressed(space, start.rows)
         if parameters is not None and parameters not in known:
             recipe = space.recipe(parameters)
             found.append(Baseline(label=start.label, kind="baseline", recipe=recipe, parameters=parameters))
     return found
+
+
+def _further(
+    job: JobFile, plan: Plan, groups: Sequence[Group], squared: Mapping[str, Mapping[str, float]]
+) -> list[Start]:
+    names, real = plan.space(job).coefficients, list(plan.template.experts)
+    method = job.first_method()[0]
+    if method == "task_arithmetic":
+        return [sloped(groups, names, real, *SLOPE), by_norms(groups, names, squared)]
+    if list(names) != real:  # coefficients that are no weights of experts
+        return []
+    return [
+        Start(f"{method} {scale:g}", {group.name: (scale,) * len(real) for group in groups}) for scale in USUAL_SCALES
+    ]
 
 
 def expressed(space: BoundSpace, rows: Rows) -> dict[str, float] | None:

@@ -1,26 +1,30 @@
 """A job's trials in Optuna's tables: opened and told by one coordinator, readable by the dashboard."""
 
+import json
 import math
 import random
 import time
 import warnings
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import URL, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from optimizer.database import engine_arguments, masked, normalise_url, retrying
 from optimizer.errors import InputError
+from optimizer.trials import Trials, fits_in
 from search_spaces.domain import contains, whole_of
 
 LONGEST_NAME = 512  # Optuna's columns; PostgreSQL refuses more with a misleading message
 _CREATION_ATTEMPTS = 8
+_KNOWN: WeakKeyDictionary[optuna.Study, Trials] = WeakKeyDictionary()
 _Answer = TypeVar("_Answer")
 
 
@@ -32,6 +36,25 @@ def open_storage(url: str) -> RDBStorage:
     database that cannot be opened.
     """
     address = normalise_url(url)
+    try:
+        return _open_storage(address)
+    except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
+        raise InputError(_cannot_open(address, error)) from None
+
+
+def reach_storage(database: Engine, url: str) -> RDBStorage:
+    """As `open_storage`, for whoever has reached the database before: where it is away now, it is waited for.
+
+    Raises `DatabaseAway` where it stays away.
+    """
+    address = normalise_url(url)
+    try:
+        return _patiently(database, lambda: _open_storage(address))
+    except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
+        raise InputError(_cannot_open(address, error)) from None
+
+
+def _open_storage(address: URL) -> RDBStorage:
     options = engine_arguments(address)
     if address.drivername == "sqlite":
         options["pool_events"] = [(_set_pragmas, "connect")]
@@ -43,7 +66,7 @@ def open_storage(url: str) -> RDBStorage:
             return RDBStorage(address.render_as_string(hide_password=False), engine_kwargs=dict(options))
         except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
             if attempt == _CREATION_ATTEMPTS or not _made_by_another(error):
-                raise InputError(_cannot_open(address, error)) from None
+                raise
             time.sleep(0.05 * 2**attempt * random.random())
 
 
@@ -78,9 +101,19 @@ def _open_study(storage: RDBStorage, name: str, objectives: list[str]) -> optuna
     return study
 
 
+def known(study: optuna.Study) -> Trials:
+    """The study's trials without another look at the database: what this process wrote, and what it read last."""
+    if study not in _KNOWN:
+        engine = _engine(study)
+        _KNOWN[study] = _patiently(engine, lambda: Trials(engine, study._study_id))
+    return _KNOWN[study]
+
+
 def all_trials(study: optuna.Study, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
     """Every trial in order of number, also those without parameters. They are not copies: only read them."""
-    return _patiently(_engine(study), lambda: study.get_trials(deepcopy=False, states=states))
+    trials = known(study)
+    _patiently(_engine(study), trials.refresh_all)
+    return trials.of(states)
 
 
 def points(
@@ -90,9 +123,8 @@ def points(
 
     A baseline that the space cannot express has no parameters, so it is not among them.
     """
-    return [
-        trial for trial in all_trials(study, states) if trial.distributions == whole_of(distributions, trial.params)
-    ]
+    fits = fits_in(distributions)
+    return [trial for trial in all_trials(study, states) if fits(trial)]
 
 
 def running(study: optuna.Study) -> list[FrozenTrial]:
@@ -112,24 +144,26 @@ def enqueue_baseline(study: optuna.Study, parameters: Mapping[str, Any] | None, 
         user_attrs=dict(user_attrs),
         system_attrs={} if parameters is None else {"fixed_params": dict(parameters)},
     )
-    _patiently(_engine(study), lambda: study.add_trial(trial))
+    _add(study, trial)
 
 
-def open_waiting(study: optuna.Study, distributions: Mapping[str, BaseDistribution]) -> Trial | None:
+def open_waiting(study: optuna.Study, distributions: Mapping[str, BaseDistribution]) -> FrozenTrial | None:
     """Open the first queued trial, None where none waits.
 
     A trial that carries a `recipe` is opened without parameters. A trial that is neither that nor a point of
     the space (queued by hand, say) FAILs with its reason, and the next one is looked at.
     """
-    for waiting in all_trials(study, states=(TrialState.WAITING,)):
-        parameters = None
+    trials = known(study)
+    _patiently(_engine(study), trials.refresh)
+    for waiting in trials.waiting():
+        parameters = {}
         if "recipe" not in waiting.user_attrs:
             parameters = waiting.system_attrs.get("fixed_params", {})
             complaint = _misfit(parameters, whole_of(distributions, parameters))
             if complaint is not None:
-                _finish(study, waiting, TrialState.FAIL, None, {"error": complaint})
+                _finish(study, waiting, TrialState.FAIL, None, {"error": complaint}, {})
                 continue
-        return _start(study, waiting, parameters, whole_of(distributions, parameters or {}))
+        return _start(study, waiting, parameters, whole_of(distributions, parameters))
     return None
 
 
@@ -139,7 +173,7 @@ def open_point(
     distributions: Mapping[str, BaseDistribution],
     user_attrs: Mapping[str, Any],
     system_attrs: Mapping[str, Any] | None = None,
-) -> Trial:
+) -> FrozenTrial:
     """A new running trial with these parameters, in one transaction: it is there whole, or not at all."""
     whole = whole_of(distributions, parameters)
     template = create_trial(
@@ -149,10 +183,7 @@ def open_point(
         user_attrs=dict(user_attrs),
         system_attrs=dict(system_attrs or {}),
     )
-    template._validate()
-    engine, storage = _engine(study), study._storage
-    identity = _patiently(engine, lambda: storage.create_new_trial(study._study_id, template_trial=template))
-    return _patiently(engine, lambda: Trial(study, identity))
+    return _add(study, template)
 
 
 def tell(
@@ -171,18 +202,38 @@ def tell(
     """
     if (values is None) == (error is None):
         raise ValueError(f"trial {number} needs values or an error, one of them, but got {values} and {error!r}.")
-    trial = all_trials(study)[number]
+    trial = known(study)[number]
     if trial.state != TrialState.RUNNING:
-        raise ValueError(f"only a running trial can be told, but trial {number} is {trial.state.name}.")
+        raise _not_running(trial)
     if values is None:
-        _finish(study, trial, TrialState.FAIL, None, {**(attributes or {}), "error": error})
+        _finish(study, trial, TrialState.FAIL, None, {**(attributes or {}), "error": error}, {})
         return
     if len(values) != len(study.directions) or not all(math.isfinite(value) for value in values):
         raise ValueError(
             f"trial {number} needs {len(study.directions)} finite values, but was told {list(values)}; tell it failed."
         )
-    told = [float(value) for value in values]
-    _finish(study, trial, TrialState.COMPLETE, told, attributes or {}, constraints or {})
+    limits = create_trial(state=TrialState.RUNNING, constraints=dict(constraints or {})).system_attrs
+    _finish(study, trial, TrialState.COMPLETE, [float(value) for value in values], attributes or {}, limits)
+
+
+def _add(study: optuna.Study, template: FrozenTrial) -> FrozenTrial:
+    """Add a trial once: one whose transaction succeeded while its answer was lost is found by what it says."""
+    trials = known(study)
+    tried: list[bool] = []
+
+    def add() -> FrozenTrial:
+        for other in trials.refresh() if tried else ():
+            if _says(other) == _says(template):
+                return other
+        tried.append(True)
+        return trials.add(template)
+
+    return _patiently(_engine(study), add)
+
+
+def _says(trial: FrozenTrial) -> tuple[Any, ...]:
+    written = json.dumps([trial.user_attrs, trial.system_attrs.get("fixed_params")], sort_keys=True)
+    return trial.state, trial.params, written
 
 
 def _finish(
@@ -190,45 +241,42 @@ def _finish(
     trial: FrozenTrial,
     state: TrialState,
     values: list[float] | None,
-    attributes: Mapping[str, Any],
-    constraints: Mapping[str, float] | None = None,
+    user_attributes: Mapping[str, Any],
+    system_attributes: Mapping[str, Any],
 ) -> None:
-    """Attributes, then state: a finished trial takes no more. `trial` is not finished when this is called."""
-    storage = study._storage
+    """End a trial, in one transaction. Raises `ValueError` where somebody else has ended it."""
+    trials = known(study)
+    tried: list[bool] = []
 
-    def record() -> None:
-        now = storage.get_trial(trial._trial_id)
-        if (now.state, now.values) == (state, values):
-            return  # an attempt before this one was committed, only its answer was lost
-        for key, value in attributes.items():
-            storage.set_trial_user_attr(trial._trial_id, key, value)
-        live = Trial(study, trial._trial_id)
-        for key, value in (constraints or {}).items():
-            if key not in now.constraints:  # it may stand there by an attempt whose answer was lost
-                live.set_constraint(key, value)
-        storage.set_trial_state_values(trial._trial_id, state=state, values=values)
+    def finish() -> None:
+        again = bool(tried)
+        tried.append(True)
+        if not trials.finish(trial, state, values, user_attributes, system_attributes):
+            now = trials[trial.number]
+            if not again or (now.state, now.values) != (state, values):
+                raise _not_running(now)
 
-    _patiently(_engine(study), record)
+    _patiently(_engine(study), finish)
+
+
+def _not_running(trial: FrozenTrial) -> ValueError:
+    return ValueError(f"only a running trial can be told, but trial {trial.number} is {trial.state.name}.")
 
 
 def _start(
     study: optuna.Study,
     waiting: FrozenTrial,
-    parameters: Mapping[str, Any] | None,
+    parameters: Mapping[str, Any],
     distributions: Mapping[str, BaseDistribution],
-) -> Trial:
-    """Parameters, then state: whoever is killed in between leaves a queued trial, not half a running one."""
-    storage = study._storage
+) -> FrozenTrial:
+    """Parameters and state, in one transaction: whoever is killed leaves a queued trial, not half a running one."""
+    trials = known(study)
 
-    def start() -> Trial:
-        now = storage.get_trial(waiting._trial_id)
-        for name, value in (parameters or {}).items():
-            if name not in now.params:
-                internal = distributions[name].to_internal_repr(value)
-                storage.set_trial_param(waiting._trial_id, name, internal, distributions[name])
-        if now.state == TrialState.WAITING:  # it may be running by an attempt whose answer was lost
-            storage.set_trial_state_values(waiting._trial_id, state=TrialState.RUNNING)
-        return Trial(study, waiting._trial_id)
+    def start() -> FrozenTrial:
+        # where it was started by a try whose answer was lost, it is running as it should
+        if not trials.start(waiting, parameters, distributions) and trials[waiting.number].state != TrialState.RUNNING:
+            raise _not_running(trials[waiting.number])
+        return trials[waiting.number]
 
     return _patiently(_engine(study), start)
 

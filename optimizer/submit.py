@@ -64,17 +64,23 @@ def submit(
         )
     except InputError:
         taken = find_job(database, spec.name)
-        if taken is None or taken.spec != content:
+        if taken is None or _as_written_now(taken) != content:
             raise
         return Submitted(taken, fresh=False)  # the same file, submitted elsewhere while this one was checked
     return Submitted(job, fresh=True)
 
 
 def _refuse_another(existing: Job, content: dict[str, Any]) -> None:
-    if existing.spec == content:
+    written = _as_written_now(existing)
+    if written == content:
         return
-    keys = [key for key in content if existing.spec.get(key) != content[key]]
+    keys = [key for key in content if written.get(key) != content[key]]
     raise InputError(
         f"A job's name stands for one job file, but `{existing.name}` was submitted with another {', '.join(keys)}. "
         f"Give this one another name (--name), or go on with the old one: mergeopt resume {existing.name}"
     )
+
+
+def _as_written_now(job: Job) -> dict[str, Any]:
+    """The job's file with every key of this version: one that came later has its default there."""
+    return JobFile.model_validate(job.spec).model_dump(mode="json")

@@ -188,6 +188,16 @@ gradients = Table(
     UniqueConstraint("job_id", "number", "shard", name="mergeopt_gradients_once"),
 )
 
+artifacts = Table(
+    "mergeopt_artifacts",
+    METADATA,
+    Column("id", String(36), primary_key=True),
+    Column("job_id", ForeignKey(jobs.c.id, name="mergeopt_artifacts_job"), nullable=False),
+    Column("created_at", Moment, nullable=False),
+    # Compressed by zlib.
+    Column("content", LargeBinary, nullable=False),
+)
+
 limits = Table(
     "mergeopt_limits",
     METADATA,

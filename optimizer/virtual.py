@@ -85,7 +85,7 @@ def _made_from(kind: Virtual, template: Recipe, calibration: Calibration | None)
     return {
         "format": _FORMAT,
         "kind": kind,
-        "settings": _settings(kind),
+        "settings": settings_of(kind),
         "base": template.base.fingerprint,
         "experts": {name: source.fingerprint for name, source in template.experts.items()},
         "order": list(template.experts),
@@ -94,7 +94,7 @@ def _made_from(kind: Virtual, template: Recipe, calibration: Calibration | None)
     }
 
 
-def _settings(kind: Virtual) -> dict[str, float]:
+def settings_of(kind: Virtual) -> dict[str, float]:
     """The canonical ones: a search does not choose them, it mixes what they give."""
     if kind == "ties":
         return {"density": 0.2, "weight": 1.0}
@@ -137,7 +137,7 @@ def _make(kind: Virtual, template: Recipe, target: Path, calibration: Calibratio
         return
     from merging.folder import write_checkpoint
 
-    settings = _settings(kind)
+    settings = settings_of(kind)
     recipe = Recipe(
         method=_METHOD[kind],
         base=template.base,

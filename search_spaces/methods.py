@@ -11,7 +11,7 @@ from merging.frozen import Frozen
 from merging.methods import METHODS
 from merging.methods.searchable import Choices, Range, searchable
 from merging.recipe import Structure
-from merging.yaml_file import suggest
+from merging.yaml_file import in_words, suggest
 
 if TYPE_CHECKING:  # optuna takes a second to import
     from optuna.distributions import BaseDistribution
@@ -73,7 +73,7 @@ class SearchedMethod(Frozen):
         try:
             METHODS[self.name].structure.model_validate(structure)
         except ValidationError as error:
-            said = error.errors()[0]["msg"].removeprefix("Value error, ")
+            said = in_words(error.errors()[0])
             shown = ", ".join(f"{key} {value}" for key, value in structure.items())
             raise ValueError(f"`{self.name}` with {shown}: {said}; narrow what is searched") from None
 

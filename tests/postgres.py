@@ -1,5 +1,6 @@
 """A real PostgreSQL server for tests, without Docker and without adding a user."""
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -10,6 +11,7 @@ import uuid
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import psycopg
 
 USER = "mergeopt"
@@ -61,6 +63,19 @@ class PostgresServer:
     def stop(self, mode: str = "immediate") -> None:
         """`immediate` is a crash: nothing is flushed, every connection breaks."""
         self._run("pg_ctl", "-w", "-D", self._data, "-m", mode, "stop")
+
+    def kill(self) -> bool:
+        """End every process of the server at once, so that none gets to do anything more; False where none lives."""
+        try:
+            main = psutil.Process(int((self._data / "postmaster.pid").read_text().split()[0]))
+            all_of_them = [main, *main.children(recursive=True)]
+        except (OSError, psutil.NoSuchProcess):
+            return False
+        for one in all_of_them:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        psutil.wait_procs(all_of_them, timeout=10)
+        return True
 
     def restart(self) -> None:
         """Crash and come back."""

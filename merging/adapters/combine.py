@@ -27,7 +27,8 @@ class Combined:
 
     `pairs` names the parts a module's factors are stored as, `biases` are LoRA's own, `whole` replaces tensors of the
     base. `error` is the Frobenius norm of what a cut to a lower rank lost by module, as a share of the change; it and
-    `total_error`, over all modules, are empty and 0 where nothing was cut.
+    `total_error`, over all modules, are empty and 0 where nothing was cut. `notes` say what is worth knowing of the
+    adapters.
     """
 
     factors: dict[str, Factors] = field(default_factory=dict)
@@ -37,6 +38,7 @@ class Combined:
     whole: dict[str, "Tensor"] = field(default_factory=dict)
     error: dict[str, float] = field(default_factory=dict)
     total_error: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 def combine(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from merging.adapters.files import WEIGHTS, Adapter, is_adapter, open_adapter
 from merging.adapters.layout import Layout, layout_of
-from merging.adapters.settings import CONFIG_FILE, LoraSettings
+from merging.adapters.settings import CONFIG_FILE, LoraSettings, unknown_numbers
 from merging.checkpoint import Checkpoint, dtype_bytes, fingerprint, open_folder
 from merging.errors import CheckpointError
 from merging.locate import locate
@@ -87,13 +87,19 @@ class Overlaid:
 
 
 def adapter_notes(experts: Mapping[str, Checkpoint]) -> list[str]:
-    """Which adapters among experts name another base than theirs here: a copy most often, and shapes do fit."""
+    """What is worth saying of the adapters among experts.
+
+    That they name another base than theirs here: a copy most often, and shapes do fit. And settings that are taken to
+    have no say over weights, because they only measure something.
+    """
     found = []
     for name, expert in experts.items():
         if isinstance(expert.overlay, Overlaid):
             here, named = expert.overlay.base.source.path, expert.overlay.adapter.config.get("base_model_name_or_path")
             if isinstance(named, str) and named and Path(named).name != Path(here).name:
                 found.append(f"the adapter `{name}` says it was made for {named}; here its base is {here}.")
+            for key, value in unknown_numbers(expert.overlay.adapter.config).items():
+                found.append(f"the adapter `{name}` has `{key}: {value}`, which is not known here and has no effect.")
     return found
 
 

@@ -9,7 +9,9 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from merging.errors import CheckpointError
+from merging.numbers import Number, Whole
 from merging.weight_files import read_json
+from merging.yaml_file import in_words, shown
 
 Value = TypeVar("Value")
 Other = TypeVar("Other")
@@ -27,7 +29,41 @@ _UNKNOWN_MEANING = {
     "use_qalora": "its factors act on pooled inputs",
     "use_bdlora": "its factors are block-diagonal",
     "arrow_config": "it routes among other adapters",
+    "kasa_config": "the base under it lacks its smallest singular values, and a diagonal stands between the factors",
+    "monteclora_config": "its factors are drawn at random",
 }
+# Starts that leave the base as it is; nothing is left of them once an adapter is trained.
+_PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica")
+# Settings of peft that say how an adapter was trained, or what its file says as well.
+_WITHOUT_SAY = (
+    "task_type",
+    "auto_mapping",
+    "peft_version",
+    "base_model_name_or_path",
+    "revision",
+    "inference_mode",
+    "target_modules",
+    "exclude_modules",
+    "feedforward_modules",
+    "modules_to_save",
+    "layers_to_transform",
+    "layers_pattern",
+    "bias",
+    "lora_bias",
+    "lora_dropout",
+    "ensure_weight_tying",
+    "init_lora_weights",
+    "init_ia3_weights",
+    "eva_config",
+    "loftq_config",
+    "corda_config",
+    "lora_ga_config",
+    "velora_config",
+    "qalora_group_size",
+    "megatron_config",
+    "megatron_core",
+    "runtime_config",
+)
 
 
 class LoraSettings(BaseModel):
@@ -37,12 +73,12 @@ class LoraSettings(BaseModel):
 
     peft_type: Literal["LORA"] = "LORA"
     r: int = Field(gt=0)
-    lora_alpha: float
+    lora_alpha: Number
     use_rslora: bool = False
     use_dora: bool = False
     fan_in_fan_out: bool = False
-    rank_pattern: dict[str, int] = Field(default_factory=dict)
-    alpha_pattern: dict[str, float] = Field(default_factory=dict)
+    rank_pattern: dict[str, Whole] = Field(default_factory=dict)
+    alpha_pattern: dict[str, Number] = Field(default_factory=dict)
     trainable_token_indices: list[int] | dict[str, list[int]] | None = None
 
     def rank(self, module: str) -> int:
@@ -71,6 +107,8 @@ class Ia3Settings(BaseModel):
 
 
 Settings = LoraSettings | Ia3Settings
+KNOWN = frozenset([*LoraSettings.model_fields, *Ia3Settings.model_fields, *_UNKNOWN_MEANING, *_WITHOUT_SAY])
+"""Every setting whose say over the weights is known."""
 
 
 def read_settings(folder: Path) -> tuple[Settings, dict[str, Any]]:
@@ -92,15 +130,53 @@ def read_settings(folder: Path) -> tuple[Settings, dict[str, Any]]:
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
-        raise CheckpointError(f"{file}: `{where}`: {problem['msg']}; save the adapter again with peft.") from error
+        said = f"`{where}` is missing"
+        if problem["type"] != "missing":
+            said = f"`{where}` {in_words(problem)}, but is {shown(problem['input'])}"
+        raise CheckpointError(f"{file}: {said}; save the adapter again with peft.") from error
     if kind == "LORA":
         _check_meaning(file, config)
         _check_numbers(file, config)
+    _check_known(file, config)
+    _check_lists(file, config)
     return settings, config
+
+
+def unknown_numbers(config: Mapping[str, Any]) -> dict[str, float]:
+    """Settings that are not known here and only measure something: by themselves they turn nothing on."""
+    return {key: value for key, value in config.items() if key not in KNOWN and value and _is_number(value)}
+
+
+def _check_known(file: Path, config: Mapping[str, Any]) -> None:
+    for key, value in config.items():
+        if key not in KNOWN and value and not _is_number(value):
+            raise CheckpointError(
+                f"{file}: has `{key}`, which is not known here, so that its factors may mean something else. Merge it "
+                "into its base first (peft: `model.merge_and_unload().save_pretrained(...)`), or take the setting out "
+                "if weights do not depend on it."
+            )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_lists(file: Path, config: Mapping[str, Any]) -> None:
+    for key in ("target_modules", "exclude_modules", "feedforward_modules", "modules_to_save"):
+        value = config.get(key) or []
+        if not isinstance(value, str | list) or any(not isinstance(one, str) for one in value):
+            raise CheckpointError(
+                f"{file}: `{key}` must be a name or a list of names, but is {shown(value)}; correct it."
+            )
 
 
 def _check_meaning(file: Path, config: dict[str, Any]) -> None:
     start = config.get("init_lora_weights")
+    if isinstance(start, str) and not start.lower().startswith((*_MOVED_BASE, *_PLAIN_STARTS)):
+        raise CheckpointError(
+            f"{file}: was started by `{start}`, which is not known here and may have changed the base it was trained "
+            "on; merge it into that base first (peft: `model.merge_and_unload().save_pretrained(...)`)."
+        )
     if isinstance(start, str) and start.lower().startswith(_MOVED_BASE):
         raise CheckpointError(
             f"{file}: was started by `{start}`, which changes the base it is trained on, so that it does not fit the "

@@ -64,7 +64,8 @@ def _stored(combined: Combined) -> Iterator[tuple[str, "Tensor"]]:
 def _settings(combined: Combined, adapters: Sequence[Adapter], recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The first adapter's settings with what the merge changed: ranks, scales of 1, the modules of all adapters."""
     modules = [*combined.factors, *combined.scales]
-    saved = [module for adapter in adapters for module in adapter.config.get("modules_to_save") or []]
+    wholes = [adapter.config.get("modules_to_save") or [] for adapter in adapters]
+    saved = [module for whole in wholes for module in ([whole] if isinstance(whole, str) else whole)]
     settings = dict(adapters[0].config) | {
         "target_modules": _targets(adapters, modules, "target_modules"),
         "modules_to_save": list(dict.fromkeys(saved)) or None,

@@ -31,6 +31,9 @@ class _Said:
     shared: dict[str, Mapping[str, float] | float | bool]
 
 
+_Way = Callable[[Recipe, Rows, dict[str, Any]], _Said]
+
+
 def to_mergekit(recipe: Recipe, sources: Sources) -> str:
     """The YAML text of a config that merges the same, up to rounding of its gradients in the last place.
 
@@ -47,6 +50,7 @@ def to_mergekit(recipe: Recipe, sources: Sources) -> str:
     if recipe.method not in _WAYS:
         raise MergeError(f"mergekit has no `{recipe.method}`; it can say {', '.join(_WAYS)}.")
     said = _WAYS[recipe.method](recipe, rows, settings)
+    _check_told_apart(recipe)
     content: dict[str, Any] = {"merge_method": said.method}
     if said.base is not None:
         content["base_model"] = _reference(said.base, None)
@@ -67,6 +71,18 @@ def to_mergekit(recipe: Recipe, sources: Sources) -> str:
     content["dtype"] = "float32"
     content["out_dtype"] = recipe.dtype or dtypes.most_common(1)[0][0]
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _check_told_apart(recipe: Recipe) -> None:
+    """mergekit tells models by their paths: of two with one path it would keep one."""
+    named = {**({"base": recipe.base} if recipe.base is not None else {}), **recipe.experts}
+    first: dict[tuple[str, str | None], str] = {}
+    for name, source in named.items():
+        other = first.setdefault((source.path, source.revision), name)
+        if other != name:
+            raise MergeError(
+                f"mergekit can name a model once, but `{other}` and `{name}` are both {source.path}; put them together."
+            )
 
 
 def _slices(
@@ -195,6 +211,24 @@ def _model_stock(recipe: Recipe, rows: Rows, settings: dict[str, Any]) -> _Said:
     return _Said("model_stock", recipe.base, models, {"filter_wise": settings["scope"] == "row"})
 
 
+def _without_weights(method: str, spelled: Mapping[str, str], only: Mapping[str, Any], most: int | None = None) -> _Way:
+    """Methods with neither weights nor lambda at mergekit: what its parameters are called here, and what is fixed."""
+
+    def way(recipe: Recipe, rows: Rows, settings: dict[str, Any]) -> _Said:
+        _all_equal(recipe, rows, 1.0)
+        for name, value in {"scale": 1.0, **only}.items():
+            if settings[name] != value:
+                raise MergeError(f"mergekit's `{method}` has `{name}: {value}` alone, but here it is {settings[name]}.")
+        if most is not None and len(recipe.experts) > most:
+            raise MergeError(
+                f"mergekit's `{method}` merges {most} model with a base, but here are {len(recipe.experts)}."
+            )
+        models: list[tuple[Source, Parameters]] = [(source, {}) for source in recipe.experts.values()]
+        return _Said(method, recipe.base, models, {theirs: settings[ours] for theirs, ours in spelled.items()})
+
+    return way
+
+
 def _nuslerp(recipe: Recipe, rows: Rows, settings: dict[str, Any]) -> _Said:  # noqa: ARG001
     return _Said("nuslerp", recipe.base, _weights(recipe, rows), {})
 
@@ -229,7 +263,7 @@ def _all_equal(recipe: Recipe, rows: Rows, value: float | None) -> None:
             )
 
 
-_WAYS: dict[str, Callable[[Recipe, Rows, dict[str, Any]], _Said]] = {
+_WAYS: dict[str, _Way] = {
     "linear": _linear,
     "slerp": _slerp,
     "task_arithmetic": _task_arithmetic,
@@ -239,6 +273,13 @@ _WAYS: dict[str, Callable[[Recipe, Rows, dict[str, Any]], _Said]] = {
     "nuslerp_rows": _nuslerp_rows,
     "multislerp": _multislerp,
     "karcher": _karcher,
+    "sce": _without_weights("sce", {"select_topk": "density"}, {"compat": "mergekit", "mask": "delta"}),
+    "ram": _without_weights("ram", {"epsilon": "epsilon"}, {}),
+    "ram_plus": _without_weights(
+        "ramplus_tl", {"r": "boost", "alpha": "limit", "epsilon": "epsilon"}, {"compat": "mergekit", "scope": "tensor"}
+    ),
+    "arcee_fusion": _without_weights("arcee_fusion", {}, {"multiplier": 1.5}, most=1),
+    "nearswap": _without_weights("nearswap", {"t": "t"}, {}, most=1),
 }
 
 

@@ -8,6 +8,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from merging.frozen import Frozen
 from merging.mergekit.reference import ModelReference
 from merging.mergekit.settings import Parameters
+from merging.numbers import Whole
+from merging.yaml_file import shown
 
 TEMPLATES = ("auto", "alpaca", "chatml", "exaone", "llama3", "mistral")
 
@@ -30,7 +32,7 @@ class InputSlice(Frozen):
     """Some layers of a model: from the first of `layer_range` to the one before its second."""
 
     model: ModelReference
-    layer_range: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
+    layer_range: tuple[Annotated[Whole, Field(ge=0)], Annotated[Whole, Field(ge=0)]]
     parameters: Parameters | None = None
 
     @model_validator(mode="after")
@@ -87,12 +89,13 @@ class ModelToken(Frozen):
     kind: Literal["model_token"]
     model: ModelReference
     token: str | None = None
-    token_id: int | None = Field(default=None, ge=0)
+    token_id: Annotated[Whole, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "ModelToken":
         if (self.token is None) == (self.token_id is None):
-            raise ValueError("exactly one of `token` and `token_id` must be given")
+            both = "neither is" if self.token is None else "both are"
+            raise ValueError(f"exactly one of `token` and `token_id` must be given, but {both}")
         return self
 
 
@@ -105,8 +108,10 @@ class ZeroToken(Frozen):
 def _token_source(value: Any) -> Any:
     if isinstance(value, dict) and value.get("kind") == "zero":
         return ZeroToken.model_validate(value)
-    if isinstance(value, dict) and "kind" in value:
+    if isinstance(value, dict) and value.get("kind") == "model_token":
         return ModelToken.model_validate(value)
+    if isinstance(value, dict) and "kind" in value:
+        raise ValueError(f"`kind` must be 'model_token' or 'zero', but is {shown(value['kind'])}")
     return ModelReference.model_validate(value) if value is not None else None
 
 
@@ -129,7 +134,14 @@ class Tokenizer(Frozen):
 
     source: TokenizerSource = "union"
     tokens: dict[str, TokenRow] | None = None
-    pad_to_multiple_of: int | None = Field(default=None, ge=1)
+    pad_to_multiple_of: Annotated[Whole, Field(ge=1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_mapping(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError(f"must be a mapping of keys to values; write `tokenizer: {{source: {value}}}`")
+        return value
 
 
 class MergeConfig(Frozen):

@@ -6,6 +6,7 @@ from pathlib import Path
 from merging.adapters import open_expert
 from merging.alignment import aligned
 from merging.checkpoint import Checkpoint
+from merging.errors import CheckpointError
 from merging.mergekit.grammar import MergeConfig
 from merging.mergekit.reference import ModelReference, located_reference
 
@@ -26,7 +27,15 @@ def open_models(config: MergeConfig, folder: Path, named: Mapping[str, Path] | N
         if key not in plain:
             base = next(iter(plain.values()), None) if config.base_model is not None else None
             plain[key] = open_expert(reference.model.source(), base)
-        return plain[key] if reference.lora is None else open_expert(reference.lora.source(), plain[key])
+        if reference.lora is None:
+            return plain[key]
+        laid = open_expert(reference.lora.source(), plain[key])
+        if laid.overlay is None:
+            raise CheckpointError(
+                f"{written}: an adapter must stand behind the `+`, but {reference.lora} is a whole model; name it as a "
+                "model of its own."
+            )
+        return laid
 
     found = {str(reference): opened(reference) for reference in config.references()}
     if len(found) == 1:

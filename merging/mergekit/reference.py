@@ -7,7 +7,14 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from merging.frozen import Frozen
+from merging.places import found
 from merging.recipe import Source
+
+
+def _mapping(value: Any) -> Any:
+    if not isinstance(value, dict | Frozen):
+        raise ValueError("must be a model, as `path@revision+adapter` or a mapping that says the same")
+    return value
 
 
 class ModelPath(Frozen):
@@ -20,8 +27,8 @@ class ModelPath(Frozen):
     @classmethod
     def _from_text(cls, value: Any) -> Any:
         if not isinstance(value, str):
-            return value
-        if Path(value).expanduser().exists():  # a local path may have `@` in it
+            return _mapping(value)
+        if found(value):  # a local path may have `@` in it
             return {"path": value}
         path, _, revision = value.partition("@")
         if "@" in revision:
@@ -53,8 +60,8 @@ class ModelReference(Frozen):
     @classmethod
     def _from_text(cls, value: Any) -> Any:
         if not isinstance(value, str):
-            return value
-        if Path(value).expanduser().exists():  # a local path may have `+` in it
+            return _mapping(value)
+        if found(value):  # a local path may have `+` in it
             return {"model": value}
         model, plus, lora = value.partition("+")
         if "+" in lora:
@@ -81,11 +88,8 @@ def located_reference(reference: ModelReference, folder: Path, named: Mapping[st
     def placed(model: ModelPath) -> ModelPath:
         if model.path in named:
             return ModelPath(path=str(named[model.path]))
-        for start in (folder, Path.cwd()):
-            place = start / Path(model.path).expanduser()
-            if place.exists():
-                return model.model_copy(update={"path": str(place.resolve())})
-        return model
+        place = found(model.path, (folder, Path.cwd()))
+        return model if place is None else model.model_copy(update={"path": str(place.resolve())})
 
     lora = placed(reference.lora) if reference.lora else None
     return reference.model_copy(update={"model": placed(reference.model), "lora": lora})

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from merging.errors import MergeError
 from merging.frozen import Frozen
+from merging.yaml_file import shown
 
 Scalar = bool | int | float | str
 Kind = type[float] | type[bool] | type[int]
@@ -38,6 +39,9 @@ class Setting(Frozen):
                 return {"choices": value}
             if any(filtered):
                 raise ValueError("a list holds numbers, or mappings with `value` and `filter`, but this one holds both")
+            strange = [one for one in value if not isinstance(one, Scalar)]
+            if strange:
+                raise ValueError(f"a gradient must be a list of numbers, but this one holds {shown(strange[0])}")
             return {"choices": [{"value": value}]}
         if isinstance(value, dict) and "choices" not in value:
             return {"choices": [value]}

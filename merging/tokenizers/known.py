@@ -6,14 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from merging.checkpoint import Checkpoint
-from merging.errors import CheckpointError
 from merging.tied import is_by_token
 from merging.tokens import token_ids
-from merging.weight_files import read_json
+from merging.weight_files import has_file, read_json
 
 FILE = "tokenizer.json"
-_NEEDED = {"content", "id"}
-_AGAIN = " Make it again: `AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)`."
 
 
 @dataclass(frozen=True)
@@ -43,9 +40,8 @@ def known_tokens(model: Checkpoint) -> KnownTokens | None:
 
 def tokens_in(folder: Path, rows: int | None = None) -> KnownTokens | None:
     """As `known_tokens`, of a folder that may hold no model: every token counts where `rows` is None."""
-    if not (folder / FILE).is_file():
+    if not has_file(folder / FILE):
         return None
-    _check_tokenizer(folder / FILE)
     ids = dict(sorted(token_ids(folder / FILE).items(), key=lambda entry: entry[1]))
     rows = rows if rows is not None else max(ids.values(), default=-1) + 1
     added = {token["content"]: token for token in read_json(folder / FILE).get("added_tokens") or []}
@@ -63,15 +59,6 @@ def embedding_rows(model: Checkpoint) -> int | None:
     names = [name for name in model.names if is_by_token(name)]
     first = _first([name for name in names if not name.endswith("bias")])
     return model.shapes[first][0] if first is not None else None
-
-
-def _check_tokenizer(file: Path) -> None:
-    content = read_json(file)
-    model, added = content.get("model"), content.get("added_tokens") or []
-    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict | list):
-        raise CheckpointError(f"{file}: must be a tokenizer, with a `vocab` in its `model`, but has none.{_AGAIN}")
-    if not isinstance(added, list) or any(not isinstance(one, dict) or not one.keys() >= _NEEDED for one in added):
-        raise CheckpointError(f"{file}: `added_tokens` must each have `content` and `id`, but one lacks them.{_AGAIN}")
 
 
 def _first(names: Sequence[str]) -> str | None:

@@ -49,13 +49,15 @@ class Score:
 class Slope:
     """The gradient, at a point, of the sum over tasks of `scales[task]` times the task's mean loss on these examples.
 
-    `taught` of them have a teacher that is asked for the first time, which is charged. The answer is `Sloped`.
+    `taught` of them have a teacher that is asked for the first time, which is charged. `joined` are the virtual experts
+    whose coefficients may move; what the gradient says of others is not looked at. The answer is `Sloped`.
     """
 
     point: Array
     ids: tuple[str, ...]
     scales: Mapping[str, float]
     taught: int = 0
+    joined: tuple[str, ...] = ()
 
     @property
     def price(self) -> int:

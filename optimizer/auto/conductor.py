@@ -5,8 +5,8 @@ its old answers from the database until it comes to something that was never ask
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from evaluators.aggregate import objectives
 from evaluators.protocol import SPLITS, Outcome, Split
-from merging.errors import MergeError
+from merging.errors import CheckpointError, MergeError
 from merging.groups import Group
 from merging.recipe import Recipe, Source
 from optimizer.auto.asks import (
@@ -32,11 +32,11 @@ from optimizer.auto.asks import (
     Sloped,
     Virtual,
 )
+from optimizer.auto.closed_forms import price
 from optimizer.auto.problem import FINALISTS, Arm, Problem
 from optimizer.auto.shards import LEAST_OF_GRADIENT, cut, shard_scales
 from optimizer.auto.strategy import search
 from optimizer.auto.values import Measure
-from optimizer.auto.widen import price
 from optimizer.coordinator import label_of, recipe_of
 from optimizer.efe import SCORED
 from optimizer.errors import JobFailed
@@ -91,6 +91,7 @@ class Conductor:
     workers: int
     seconds_before: float = 0.0
     folder: Path = Path()
+    told: Callable[[int], None] = lambda _: None
     _trials: dict[int, int] = field(default_factory=dict)  # candidate to trial
     _gradients: dict[int, list[_Part]] = field(default_factory=dict)
     _no_gradient: dict[int, str] = field(default_factory=dict)  # those that failed, and why
@@ -159,6 +160,7 @@ class Conductor:
             measure=self._measure,
             no_gradient=self.plan.no_gradient,
             virtual=self.plan.virtual,
+            screened=self.plan.screened(self.job),
             parents={name: f"parent {name}" for name in self.plan.template.experts},
             workers=self.workers,
             finalists=self.job.search.finalists or FINALISTS,
@@ -210,7 +212,7 @@ class Conductor:
         return events(self.evidence.database, self.evidence.job_id, kind)
 
     def _log(self, kind: str, **data: Any) -> None:
-        log_event(self.evidence.database, self.evidence.job_id, kind, data)
+        log_event(self.evidence.database, self.evidence.job_id, kind, data, self.evidence.attempt)
 
     # ---- answering
 
@@ -320,6 +322,7 @@ class Conductor:
         if error is not None:
             if trial.state == TrialState.RUNNING:
                 tell(self.study, number, None, error=error)
+                self.told(number)
             self.progress.say(f"trial {number} failed: {error}")
             return Scored((), error)
         known = {one.id: one for one in self.evidence.outcomes(number, ask.split) or ()}
@@ -341,6 +344,7 @@ class Conductor:
         )
         value = objectives(outcomes, self.plan.tasks, signal)[self.job.objectives()[0]]
         tell(self.study, number, [value], attributes=attributes)
+        self.told(number)
 
     def _last_error(self) -> str:
         failed = [trial for trial in all_trials(self.study) if trial.state == TrialState.FAIL]
@@ -358,7 +362,7 @@ class Conductor:
             return Made(failed[0])
         try:
             source = self._virtual(ask)
-        except (MergeError, OSError) as error:
+        except (MergeError, CheckpointError, OSError) as error:
             self._log(VIRTUAL_FAILED, name=ask.name, reason=str(error))
             return Made(str(error))
         self.plan = self.plan.model_copy(update={"made": {**self.plan.made, ask.name: source}})
@@ -368,7 +372,7 @@ class Conductor:
         return Made()
 
     def _virtual(self, ask: Virtual) -> Source:
-        """Raises `MergeError` and `OSError` where it cannot be made."""
+        """Raises `MergeError`, `CheckpointError` and `OSError` where it cannot be made."""
         files: dict[str, Path] = {}
         errors: dict[str, str] = {}
         for finished in self.scorer.run(each_of(self._statistics_rounds(ask, STATISTICS.get(ask.name)))):
@@ -406,7 +410,7 @@ class Conductor:
             known = {name for ids in recorded.values() for name in ids}
             missing = tuple(name for name in ask.ids if name not in known)
             parts = {max(recorded) + 1: missing} if missing else {}
-        recipe = self._space.recipe(self._frame.parameters(ask.point), whole=True)
+        recipe = self._slope_recipe(ask)
         for shard, ids in parts.items():
             if shard not in recorded:
                 yield Round(number, "gradient", recipe, ids, shard, shard_scales(ids, ask.ids, ask.scales))
@@ -416,10 +420,24 @@ class Conductor:
             return Sloped(self._frame.low * 0.0, (), self._no_gradient[number])
         losses: dict[str, float] = {}
         total = self._frame.low * 0.0
+        joined = [name for name in self._slope_recipe(ask).experts if name in self._space.virtual]
+        names = (*self.plan.coefficient_names, *joined)
         for part in sorted(self._gradients[number], key=lambda part: part.shard):
-            total = total + self._frame.gradient(part.rows)
+            total = total + self._frame.gradient(_full(part.rows, names, self._frame.coefficients))
             losses.update(zip(part.ids, part.losses, strict=True))
         return Sloped(total, [losses[name] for name in ask.ids])
+
+    def _slope_recipe(self, ask: Slope) -> Recipe:
+        """The point, with every virtual expert that may move or has a say.
+
+        It follows from the ask, so that rows which an earlier attempt recorded are known to be of these experts.
+        """
+        parameters = self._frame.parameters(ask.point)
+        said = self._space.recipe(parameters).experts
+        virtual = {
+            name: source if name in ask.joined or name in said else None for name, source in self._space.virtual.items()
+        }
+        return replace(self._space, virtual=virtual).recipe(parameters, whole=True)
 
     # ---- telling people
 
@@ -435,3 +453,9 @@ class Conductor:
             best=None if best is None else self._values[best][1],
             best_label="" if best is None else f"{label_of(trials[best])}, {self._values[best][0]} examples",
         )
+
+
+def _full(rows: Mapping[str, Sequence[float]], names: Sequence[str], wanted: Sequence[str]) -> dict[str, list[float]]:
+    """Every group's row with a number for each of the wanted coefficients: 0 for those without a name."""
+    by_name = {group: dict(zip(names, row, strict=True)) for group, row in rows.items()}
+    return {group: [own.get(name, 0.0) for name in wanted] for group, own in by_name.items()}

@@ -31,9 +31,10 @@ class Problem:
 
     `examples` are the ids of the splits gradient, search and select. `budget` is in example-forward-equivalents
     (EFE: 1 for a scored example, 3 for one in a gradient batch) and covers everything up to the choice of the winner.
-    `virtual` names the closed-form merges that may join, the last coefficients of the space; `parents` gives the arm's
-    label for every expert. `no_gradient` says why there is no gradient, None where there is one. `workers` answer at
-    once; at most `finalists` are scored on select; `time_is_up` is asked between steps.
+    `virtual` names the closed-form merges that may join, the last coefficients of the space; those that are `screened`
+    are warm starts, and join where they are the best of them. `parents` gives the arm's label for every expert.
+    `no_gradient` says why there is no gradient, None where there is one. `workers` answer at once; at most `finalists`
+    are scored on select; `time_is_up` is asked between steps.
     """
 
     frame: Frame
@@ -44,6 +45,7 @@ class Problem:
     measure: Measure
     no_gradient: str | None = None
     virtual: Sequence[Virtual] = ()
+    screened: Sequence[Virtual] = ()
     parents: Mapping[str, str] = field(default_factory=dict)
     workers: int = 1
     finalists: int = FINALISTS

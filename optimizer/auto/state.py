@@ -99,7 +99,7 @@ class State:
         """The ask for the gradient on these examples, charged. Only the first time is a teacher asked as well."""
         taught = [name for name in self.problem.measure.taught(ids) if name not in self._taught]
         self._taught.update(taught)
-        ask = Slope(point, ids, self.problem.measure.counted(), len(taught))
+        ask = Slope(point, ids, self.problem.measure.counted(), len(taught), tuple(self.joined))
         self.spent += ask.price
         return ask
 

@@ -21,7 +21,7 @@ from optimizer.auto.widen import widen
 def search(problem: Problem, parts: Parts = WHOLE) -> Generator[list[Ask], list[Answer], Verdict]:
     """The whole search. The winner is None where nothing could be scored."""
     state = State(problem)
-    leader = yield from screen(state)
+    leader = yield from screen(state, parts)
     if leader is None:
         yield state.closing(state.candidates)
         return Verdict((), None)

@@ -17,13 +17,14 @@ from optimizer.worker import Worker
 _log = logging.getLogger(__name__)
 
 _BYTES_PER_SECOND = 20_000_000  # a slow disk or network, over which models come before they are hashed
+_LOOK_SECONDS = 2.0  # how long is waited for the head where what it knows by now matters
 
 
 @dataclass(frozen=True)
 class Patience:
     """How long things may take, in seconds, and how many starts in a row may fail.
 
-    `prepare` is for imports, tasks and filling a model; reading the models comes on top (`_preparing_seconds`).
+    `prepare` is for imports, tasks and filling a model; time to download and hash the job's models comes on top.
     `pause` is the time before another start after those, and on a node where one has failed; it doubles from failure
     to failure, up to `longest_pause`.
     """
@@ -57,13 +58,13 @@ class RayPool:
         Elsewhere Ray is asked for the memory of a worker's own (`Needs.worker_memory_bytes`), so that it puts no more
         workers on a node than fit. What workers map from files is not in it: it is shared, and given up under pressure.
         """
-        needs = Plan.model_validate(plan).needs
+        read = Plan.model_validate(plan)
         self._setup = (job, plan)
         self._worker = worker
         self._patience = patience or Patience()
-        self._need = Room(workers.cpus, workers.gpus, 0 if local else needs.worker_memory_bytes)
+        self._need = Room(workers.cpus, workers.gpus, 0 if local else read.needs.worker_memory_bytes)
         self._unit_seconds = workers.minutes_per_trial * 60
-        self._preparing_seconds = self._patience.prepare + _bytes_to_read(plan, needs.model_bytes) / _BYTES_PER_SECOND
+        self._preparing_seconds = self._patience.prepare + _bytes_to_read(read) / _BYTES_PER_SECOND
         self._wanted = workers.count
         self._actors: list[WorkerActor] = []
         self._started = self._failed_starts = self._pauses = 0
@@ -184,18 +185,21 @@ class RayPool:
         for actor in self._actors:
             if actor.stage == "unplaced" and not actor.avoids <= self._shunned.keys():
                 self._end(actor)  # to wait for the nodes that it was kept from, too
-        resting = now < self._resume_at and self._actors
         missing = self._wanted - sum(not actor.leaving for actor in self._actors)
-        avoided = self._avoided() if missing and self._shunned else frozenset()
-        for _ in range(0 if resting else missing):
+        if missing <= 0 or (self._actors and now < self._resume_at):
+            return
+        avoided = self._avoided()
+        for _ in range(missing):
             self._started += 1
             name = f"worker-{self._started}"
             self._actors.append(start_actor(name, self._worker, self._setup, self._need, avoided))
 
     def _avoided(self) -> frozenset[str]:
         """Nodes where a start has just failed, as long as a worker could be on another."""
-        nodes = LOOKOUT.latest().nodes
-        others = [room for node, room in nodes.items() if node not in self._shunned and room.times(self._need)]
+        if not self._shunned:
+            return frozenset()
+        nodes = LOOKOUT.now(_LOOK_SECONDS).nodes
+        others = any(room.times(self._need) for node, room in nodes.items() if node not in self._shunned)
         return frozenset(self._shunned) if others else frozenset()
 
     def _start_failed(self, actor: WorkerActor, reason: str) -> None:
@@ -219,7 +223,7 @@ class RayPool:
         self._actors = [other for other in self._actors if other is not actor]
 
     def _node_left(self, actor: WorkerActor) -> bool:
-        return actor.place is not None and actor.place.node in LOOKOUT.now(2.0).gone
+        return actor.place is not None and actor.place.node in LOOKOUT.now(_LOOK_SECONDS).gone
 
     def _part_from_nodes_that_left(self) -> None:
         """A worker with nothing to do does not tell that it is dead."""
@@ -258,9 +262,9 @@ def _worth(actor: WorkerActor) -> int:
     return ("unplaced", "preparing", "ready").index(actor.stage)
 
 
-def _bytes_to_read(plan: dict[str, Any], model_bytes: int) -> int:
-    template = plan["template"]
-    return model_bytes * (len(template["experts"]) + (template["base"] is not None))
+def _bytes_to_read(plan: Plan) -> int:
+    models = len(plan.template.experts) + (plan.template.base is not None)
+    return plan.needs.model_bytes * models
 
 
 def _last_line(error: BaseException) -> str:

@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-_EVERY = 5.0  # seconds between two looks at the cluster
-_ANSWERS = 3.0  # a head that takes longer is away, or nearly so
-_FIRST_LOOK = 10.0  # how long the first one is waited for
+_FIRST_LOOK = 10.0  # seconds for which the first look is waited for
 
 
 @dataclass(frozen=True)
@@ -82,8 +80,10 @@ class Seen:
 class Lookout:
     """Looks at the cluster now and then, in a thread: Ray makes whoever asks wait while its head is away."""
 
-    def __init__(self, look: Callable[[], Seen]) -> None:
+    def __init__(self, look: Callable[[], Seen], every: float = 5.0, answers: float = 3.0) -> None:
+        """`every`: seconds from look to look. `answers`: a head that takes longer is away, or nearly so."""
         self._look = look
+        self._every, self._answers = every, answers
         self.forget()
 
     def forget(self) -> None:
@@ -94,7 +94,7 @@ class Lookout:
 
     def latest(self) -> Seen:
         """The last look that came to an end, which has another one begun when it is due. Waits for the first alone."""
-        if time.monotonic() - self._begun >= _EVERY:
+        if time.monotonic() - self._begun >= self._every:
             self._begin()
         if self._seen is None:
             self.join(_FIRST_LOOK)
@@ -111,7 +111,7 @@ class Lookout:
         """Whether the head has answered lately; begins a look where one is due."""
         self.latest()
         under_way = self._thread is not None and self._thread.is_alive()
-        return not (under_way and time.monotonic() - self._begun > _ANSWERS)
+        return not (under_way and time.monotonic() - self._begun > self._answers)
 
     def join(self, seconds: float) -> None:
         """Wait for a look under way."""

@@ -17,7 +17,7 @@ from optimizer.commands.options import (
     Storage,
     Threads,
 )
-from optimizer.commands.shared import database, job_and_results, print_json, print_rich, write_new
+from optimizer.commands.shared import database, job_and_results, print_json, print_rich, refuse_existing, write_new
 from optimizer.errors import InputError
 
 
@@ -102,13 +102,17 @@ def export(
         delivery.check()
         if mergekit is not None:
             number, text = trial_as_mergekit(url, found, results, trial)
-            write_new(mergekit, text)
-        if folder is None:
-            print(f"trial {number} of {found.name}: {mergekit}")
-            return
+            refuse_existing(mergekit)
+            if folder is None:
+                write_new(mergekit, text)
+                print(f"trial {number} of {found.name}: {mergekit}")
+                return
+        assert folder is not None
         number = export_trial(opened, url, found, results, folder, trial, shown.say, threads, device)
         written = {"trial": number, "folder": str(folder.resolve()), "pushed": push_to_hub}
         note_alone(opened, "exported", found.id, written)
+        if mergekit is not None:
+            write_new(mergekit, text)
         said = delivery.carry_out(folder, shown.say)
     print("\n".join([f"trial {number} of {found.name}: {folder}", *said]))
 

@@ -28,13 +28,28 @@ def serve(
         int | None,
         typer.Option("--jobs", min=1, help="Jobs at a time. Default: 4 on a cluster, 1 without.", show_default=False),
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            "--metrics-port",
+            min=0,
+            max=65535,
+            help="Serve metrics for Prometheus at this port; 0 takes a free one.",
+            show_default=False,
+        ),
+    ] = None,
+    metrics_host: Annotated[str, typer.Option("--metrics-host", help="The address they are served at.")] = "127.0.0.1",
 ) -> None:
     """Have queued jobs carried out, each by a coordinator on the cluster, until stopped."""
-    from optimizer.progress import progress
+    from optimizer import logs
+    from optimizer.progress import PlainLines
     from optimizer.serve import serve as carry_on
 
-    with database(storage) as (opened, url), progress() as shown:
-        carry_on(opened, url, address, shown, once, at_a_time)
+    logs.set_up(service=True)
+    with database(storage) as (opened, url):
+        logs.hide_password(url)
+        metrics = None if metrics_port is None else (metrics_host, metrics_port)
+        carry_on(opened, url, address, PlainLines(), once, at_a_time, metrics)
 
 
 def dashboard(

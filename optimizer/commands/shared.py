@@ -52,6 +52,12 @@ def print_results(results: "Results") -> None:
     show_results(results)
 
 
+def refuse_existing(file: Path) -> None:
+    """Raise `InputError` where the file is there, before anything is done for it."""
+    if file.exists():
+        raise InputError(f"{file}: must not exist, but does; choose another name or remove it.")
+
+
 def write_new(file: Path, text: str) -> None:
     """A file that was not there before. Raises `InputError` where it was, or cannot be written."""
     try:

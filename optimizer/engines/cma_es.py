@@ -13,13 +13,14 @@ import numpy as np
 import optuna
 from cmaes import CMA
 from numpy.typing import NDArray
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial
 
 from optimizer.bounds import broken
 from optimizer.engines.protocol import Distributions, Engine
 from optimizer.engines.seeds import seed_for
 from optimizer.errors import InputError
-from optimizer.study import open_point, points
+from optimizer.study import known, open_point
+from optimizer.trials import fits_in
 
 SETTINGS = "cma-es"
 # Of a coefficient's range. On noisy quadratics (30 dimensions, 250 trials, start 10 points below the peak, noise 0 to 4
@@ -77,6 +78,9 @@ class CmaEs:
         self._range = np.array([one.high - one.low for one in distributions.values()])
         self._generation = 0
         self._learned = False
+        self._fits = fits_in(distributions)
+        self._place = 0  # in the study's news
+        self._opened: dict[int, dict[int, FrozenTrial]] = {}  # of generations that have not finished
         self._members = members
         self._cma = self._at(start)
 
@@ -97,7 +101,7 @@ class CmaEs:
         self._study.set_user_attr(SETTINGS, {"population": self._members, "start": chosen})
         self._cma = self._at(chosen)
 
-    def ask(self) -> Trial | None:
+    def ask(self) -> FrozenTrial | None:
         """Open the next member of the generation, None where all are open and some are not told."""
         opened = self._catch_up()
         unopened = (member for member in range(self._cma.population_size) if member not in opened)
@@ -115,18 +119,18 @@ class CmaEs:
 
     def _catch_up(self) -> dict[int, FrozenTrial]:
         """Tell every generation that has finished; the members of the one that has not."""
-        generations: dict[int, dict[int, FrozenTrial]] = {}
-        states = (TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING)
-        for trial in points(self._study, self._distributions, states):
-            if "generation" in trial.user_attrs:
-                members = generations.setdefault(trial.user_attrs["generation"], {})
+        news, self._place = known(self._study).news(self._place)
+        for trial in news:
+            if "generation" in trial.user_attrs and self._fits(trial):
+                members = self._opened.setdefault(trial.user_attrs["generation"], {})
                 members[trial.user_attrs["member"]] = trial
         while True:
-            current = generations.get(self._generation, {})
+            current = self._opened.get(self._generation, {})
             finished = [trial for trial in current.values() if trial.state.is_finished()]
             if len(finished) < self._cma.population_size:
                 return current
             self._tell([current[member] for member in sorted(current)])
+            del self._opened[self._generation]
             self._generation += 1
 
     def _tell(self, members: list[FrozenTrial]) -> None:

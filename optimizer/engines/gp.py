@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from optimizer.engines.protocol import Distributions, Engine
 from optimizer.engines.seeds import seed_for
-from optimizer.study import all_trials, open_point, points
+from optimizer.study import known, open_point, points
 
 if TYPE_CHECKING:  # BoTorch takes half a second beyond torch to import, and other engines need neither
     from optimizer.engines.gaussian_process import Observed
@@ -51,7 +51,7 @@ class GaussianProcess:
     seed: int
     recommends: bool = True
 
-    def ask(self) -> Trial:
+    def ask(self) -> FrozenTrial:
         """Open a running trial; there is always one."""
         from optimizer.engines.gaussian_process import proposal, sobol
 
@@ -78,7 +78,7 @@ class GaussianProcess:
         return self._parameters(best(observed, self._seed()))
 
     def _seed(self) -> int:
-        return seed_for(self.seed, "gp", len(all_trials(self.study)))
+        return seed_for(self.seed, "gp", len(known(self.study)))
 
     def _observed(self) -> "Observed | None":
         from optimizer.engines.gaussian_process import Observed

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.trial import Trial
+from optuna.trial import FrozenTrial
 
 Distributions = Mapping[str, FloatDistribution]
 """Coefficients with their ranges."""
@@ -21,7 +21,7 @@ class Engine(Protocol):
         """Whether `recommend` has an answer of its own once the search is under way."""
         ...
 
-    def ask(self) -> Trial | None:
+    def ask(self) -> FrozenTrial | None:
         """Open a running trial, or None where a generation must finish first.
 
         The trial's user attribute `origin` is `search`.

@@ -16,4 +16,8 @@ def build(
     start: Mapping[str, float] | None,  # noqa: ARG001
 ) -> Engine:
     """Uniform draws depend on the seed and the trial's number alone."""
-    return SamplerEngine(study, distributions, seed, "random", lambda one: optuna.samplers.RandomSampler(seed=one))
+    return SamplerEngine(study, distributions, seed, "random", _sampler, learns=False)
+
+
+def _sampler(seed: int) -> optuna.samplers.RandomSampler:
+    return optuna.samplers.RandomSampler(seed=seed)

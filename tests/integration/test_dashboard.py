@@ -138,6 +138,16 @@ def test_a_writable_dashboard_changes_studies_for_its_own_page_and_for_no_other(
         assert ask(server, "GET", "/api/studies").json()["study_summaries"] == []
 
 
+@pytest.mark.parametrize("path", ["/api/artifacts/1", "/api/artifacts/1/1", "//api/artifacts/1"])
+def test_a_writable_dashboard_takes_no_files_either(bench: Bench, path: str) -> None:
+    page = {"file": "data:text/html;base64,PHNjcmlwdD4=", "filename": "page.html"}
+    with serving(bench.url, writable=True) as server:
+        refused = ask(server, "POST", path, page)
+        assert refused.status == 403
+        assert b"takes no files" in refused.body
+        assert ask(server, "GET", "/api/studies/1").json()["artifacts"] == []
+
+
 def test_a_port_that_is_taken_is_refused_with_what_to_do(bench: Bench, server: WSGIServer) -> None:
     with pytest.raises(InputError, match=f"port {server.server_port} of 127.0.0.1 cannot be used .*--port"):
         make_dashboard(bench.url, server.server_port)

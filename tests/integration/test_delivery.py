@@ -1,6 +1,8 @@
 """What was written can be tried out and pushed, and what cannot be is refused before any work."""
 
+import json
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +58,46 @@ def test_a_model_of_nan_does_not_pass(shop: Shop, tmp_path: Path) -> None:
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(JobFailed, match="finite"):
         Delivery(smoke=True).carry_out(broken, nothing)
+
+
+def test_a_tokenizer_beyond_the_embeddings_does_not_pass(shop: Shop, tmp_path: Path) -> None:
+    broken = shutil.copytree(shop.models / "base", tmp_path / "broken")
+    content = json.loads((broken / "tokenizer.json").read_text())
+    content["model"]["vocab"] = {token: number + 5000 for token, number in content["model"]["vocab"].items()}
+    content["added_tokens"] = []
+    (broken / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(JobFailed, match="every token must have a row of the embeddings"):
+        Delivery(smoke=True).carry_out(broken, nothing)
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [("tokenizer_config.json", "tokenizer does not load"), ("model.safetensors", "cannot load it")],
+)
+def test_a_file_that_a_library_stumbles_over_fails_the_smoke_test_with_a_reason(
+    file: str, said: str, shop: Shop, tmp_path: Path
+) -> None:
+    broken = shutil.copytree(shop.models / "base", tmp_path / "broken")
+    (broken / file).write_text("[]")
+    with pytest.raises(JobFailed, match=said):
+        Delivery(smoke=True).carry_out(broken, nothing)
+
+
+def test_a_hub_that_cannot_be_reached_is_told_before_any_work_and_after(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants as constants
+    from huggingface_hub import HfApi
+
+    with socket.socket() as taken:  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))
+        nowhere = HfApi(endpoint=f"http://127.0.0.1:{taken.getsockname()[1]}", token="hf_somebody")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.HfApi", lambda: nowhere)
+        with pytest.raises(InputError, match="the Hub does not let you in"):
+            Delivery(push="someone/merged").check()
+        with pytest.raises(JobFailed, match="The model is whole in"):
+            Delivery(push="someone/merged").carry_out(shop.models / "base", nothing)
 
 
 def test_a_folder_is_pushed_whole_to_a_private_repository(shop: Shop, online: Hub) -> None:

@@ -17,8 +17,8 @@ from merging.methods import METHODS as TABLE
 from optimizer.database import open_database
 from optimizer.errors import InputError
 from optimizer.jobs import get_job
-from optimizer.queue import list_jobs
 from optimizer.merge import MergeOptions, merge
+from optimizer.queue import list_jobs
 from optimizer.spec import read_job_file
 from optimizer.submit import Submitted, submit
 from tests.integration.evaluators.small_tasks import CHOICE, choice_rows, write_task
@@ -381,7 +381,8 @@ def test_a_name_that_another_job_file_has_is_refused_with_what_differs(shop: Sho
     assert "`small` was submitted with another splits, search" in str(caught.value)
     assert "--name" in str(caught.value)
     database = open_database(str(tmp_path / "jobs.db"))
-    assert [job.spec["search"]["seed"] for job in list_jobs(database)] == [0]
+    assert [job.name for job in list_jobs(database)] == ["small"]
+    assert get_job(database, "small").spec["search"]["seed"] == 0
 
 
 def merge_of(experts: dict[str, str], folder: Path, target: Path) -> None:

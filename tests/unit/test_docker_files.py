@@ -28,7 +28,7 @@ def test_every_secret_volume_and_service_that_is_named_is_there() -> None:
 
 def test_the_database_is_open_to_those_who_need_it_only() -> None:
     reads = [name for name, service in SERVICES.items() if "database_url" in service.get("secrets", [])]
-    assert reads == ["controller", "dashboard", "cli"]
+    assert reads == ["upgrade", "controller", "dashboard", "cli"]
 
 
 def test_ray_never_starts_without_a_token() -> None:

@@ -1,6 +1,7 @@
 """The packages import each other one way, and guests stay in their homes."""
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,9 @@ HOMES = {
     "plotly": {"optimizer/plots.py", "optimizer/report_html.py"},
     "optuna_dashboard": {"optimizer/dashboard.py"},
     "vllm": {"evaluators/vllm/"},
+    "tensorboardX": {"optimizer/trackers/tensorboard.py"},
+    "mlflow": {"optimizer/trackers/mlflow.py"},
+    "wandb": {"optimizer/trackers/wandb.py"},
     "tokenizers": {"merging/tokenizers/"},
 }
 
@@ -74,3 +78,9 @@ def test_a_guest_library_has_one_home(guest: str) -> None:
     }
     assert all(any(user.startswith(home) for home in HOMES[guest]) for user in users), users
     assert users, f"nothing imports {guest} any more: take it out of this table and of pyproject.toml"
+
+
+def test_every_package_is_installed() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = {".".join(file.relative_to(ROOT).parts[:-1]) for package in PACKAGES for file in _files(package)}
+    assert there == set(listed)

@@ -16,6 +16,7 @@ from merging.groups import groups_of
 from merging.materialize import materialize
 from merging.recipe import Recipe, Source
 from merging.sources import Sources
+from optimizer.virtual import make_virtual
 
 SKILLS = ("reverse", "rotate")
 SPLITS = ("gradient", "search", "select", "test")
@@ -56,21 +57,26 @@ def few(zoo: MergedZoo, split: str, each: int = 6) -> list[str]:
     return [one for skill in SKILLS for one in [i for i in own if i.startswith(skill)][:each]]
 
 
+def _sources(folder: Path, at: Path) -> Recipe:
+    """The zoo's models as folders, in a recipe without coefficients."""
+    for name in ("base", *SKILLS):
+        (at / name).mkdir()
+        weights = folder / "least-0" / f"{name}.safetensors"
+        (at / name / "model.safetensors").write_bytes(weights.read_bytes())
+        (at / name / "config.json").write_text('{"tie_word_embeddings": false}')
+    return Recipe(
+        method="task_arithmetic",
+        base=Source(path=str(at / "base")),
+        experts={name: Source(path=str(at / name)) for name in SKILLS},
+        coefficients={},
+    )
+
+
 def test_the_weights_are_those_that_the_product_merges(folder: Path, tmp_path: Path) -> None:
     zoo = opened(folder)
-    names = ("base", *SKILLS)
-    for name in names:
-        (tmp_path / name).mkdir()
-        weights = folder / "least-0" / f"{name}.safetensors"
-        (tmp_path / name / "model.safetensors").write_bytes(weights.read_bytes())
-        (tmp_path / name / "config.json").write_text('{"tie_word_embeddings": false}')
     coefficients = some(zoo)
-    recipe = Recipe(
-        method="task_arithmetic",
-        base=Source(path=str(tmp_path / "base")),
-        experts={name: Source(path=str(tmp_path / name)) for name in SKILLS},
-        coefficients={group.name: tuple(row) for group, row in zip(zoo.groups, coefficients.tolist(), strict=True)},
-    )
+    rows = {group.name: tuple(row) for group, row in zip(zoo.groups, coefficients.tolist(), strict=True)}
+    recipe = _sources(folder, tmp_path).model_copy(update={"coefficients": rows})
     zoo.score(coefficients, few(zoo, "search", 1))
     ours = dict(zoo._model.named_parameters())
     theirs = dict(materialize(recipe, Sources(recipe)))
@@ -78,6 +84,21 @@ def test_the_weights_are_those_that_the_product_merges(folder: Path, tmp_path: P
     assert set(ours) == set(theirs)
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name].detach(), tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_its_merge_by_ties_is_that_of_the_product(folder: Path, tmp_path: Path) -> None:
+    zoo = opened(folder)
+    template = _sources(folder, tmp_path)
+    zoo.widen("ties", {})
+    alone = np.zeros((len(zoo.groups), len(zoo.experts) + len(zoo.widens)))
+    alone[:, len(zoo.experts) + zoo.widens.index("ties")] = 1.0
+    zoo.score(alone, few(zoo, "search", 1))
+    ours = {name: one.detach().clone() for name, one in zoo._model.named_parameters()}
+    source = make_virtual("ties", Sources(template).fingerprinted(template), tmp_path / "virtual")
+    theirs = load_file(next(Path(source.path).glob("*.safetensors")))
+    assert set(ours) == set(theirs)
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-6)
 
 
 def test_an_answer_counts_as_right_exactly_where_greedy_decoding_writes_it(folder: Path) -> None:

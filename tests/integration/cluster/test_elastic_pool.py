@@ -14,9 +14,9 @@ def test_a_worker_waits_for_a_node_as_long_as_it_takes_and_the_log_says_what_for
     town: Town, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "optimizer.cluster"), town.node(num_cpus=1):
-        pool = pool_of(1, cpus=2, patience=Patience(prepare=5, between_words=3))
+        pool = pool_of(1, cpus=2, patience=Patience(prepare=2, between_words=3))
         assert "no node could hold a worker of this job, which takes 2 CPUs, 0 GPUs, 0.0 GiB" in caplog.text
-        assert still(pool, 8) == []  # longer than it may take to get ready
+        assert still(pool, 8) == []  # four times as long as it may take to get ready
         assert pool.idle() == 0
         waiting = [line for line in caplog.messages if line.startswith("waiting for room")]
         assert 1 <= len(waiting) <= 2
@@ -40,8 +40,8 @@ def test_a_unit_on_a_node_that_is_killed_is_given_back_and_another_node_answers_
             (lost,) = until(pool, bool)
             assert (lost.unit.key, lost.scored) == ("lost", None)
             assert lost.lost
+            assert pool.idle() == 0  # the other worker of that node is gone too
             (tmp_path / "go").touch()
-            # the idle worker of that node is gone too, and is not taken for one that could answer
             until(pool, lambda _: pool.idle() == 2)
             pool.submit(lost.unit)
             pool.submit(unit("another"))

@@ -5,14 +5,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution
-from optuna.trial import TrialState
-from sqlalchemy import text
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import OperationalError
 
 from optimizer.errors import InputError
@@ -170,62 +171,126 @@ def test_a_point_outside_its_range_is_never_written(study: optuna.Study) -> None
     assert all_trials(study) == []
 
 
-def test_a_coordinator_killed_while_opening_a_queued_trial_leaves_it_queued(
-    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextmanager
+def _broken_at_commit(study: optuna.Study, error: BaseException, committed: bool) -> Iterator[None]:
+    """The next commit does what it is told, or nothing, and its answer is the error."""
+    engine, left = study._storage._backend.engine, [error]  # type: ignore[attr-defined]
+
+    def break_once(connection: Connection) -> None:
+        if left:
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            if committed:
+                driver.commit()
+            raise left.pop()
+
+    event.listen(engine, "commit", break_once)
+    yield
+    event.remove(engine, "commit", break_once)
+    assert left == []
+
+
+def _answer_lost(study: optuna.Study) -> AbstractContextManager[None]:
+    return _broken_at_commit(study, OperationalError("COMMIT", {}, ConnectionError("the line broke")), committed=True)
+
+
+def test_a_coordinator_killed_while_opening_a_trial_leaves_it_queued_or_nothing(study: optuna.Study) -> None:
     enqueue_baseline(study, POINT, {})
-    write = study._storage.set_trial_param
-
-    def dies_after_the_first(trial: int, name: str, value: float, one: FloatDistribution) -> None:
-        if name == "weight.b":
-            raise KeyboardInterrupt
-        write(trial, name, value, one)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(study._storage, "set_trial_param", dies_after_the_first)
-        with pytest.raises(KeyboardInterrupt):
-            open_waiting(study, SPACE)
-    assert running(study) == []
-    assert all_trials(study)[0].params == {"weight.a": 0.25}
+    with pytest.raises(KeyboardInterrupt), _broken_at_commit(study, KeyboardInterrupt(), committed=False):
+        open_waiting(study, SPACE)
+    with pytest.raises(KeyboardInterrupt), _broken_at_commit(study, KeyboardInterrupt(), committed=False):
+        open_point(study, POINT, SPACE, {})
+    (queued,) = _as_a_restart_reads_it(study)
+    assert (queued.state, queued.params) == (TrialState.WAITING, {})
     trial = open_waiting(study, SPACE)
     assert trial is not None
     assert trial.params == POINT
 
 
-def _answer_lost_once(monkeypatch: pytest.MonkeyPatch, study: optuna.Study, method: str) -> None:
-    """The database does what it is told, and the connection breaks before it can say so."""
-    call = getattr(study._storage, method)
-    lost: list[bool] = []
-
-    def unlucky(*args: object, **kwargs: object) -> object:
-        answer = call(*args, **kwargs)
-        if not lost:
-            lost.append(True)
-            raise OperationalError("COMMIT", {}, Exception("server closed the connection unexpectedly"))
-        return answer
-
-    monkeypatch.setattr(study._storage, method, unlucky)
-
-
-def test_an_answer_lost_on_the_way_does_not_lose_or_repeat_the_result(
-    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trial = open_point(study, POINT, SPACE, {})
-    _answer_lost_once(monkeypatch, study, "set_trial_state_values")
-    tell(study, trial.number, [0.5])
-    assert all_trials(study)[0].values == [0.5]
-
-
-def test_an_answer_lost_on_the_way_does_not_lose_the_queued_trial(
-    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_queued_trial_that_an_older_version_opened_by_half_is_opened_whole(study: optuna.Study) -> None:
     enqueue_baseline(study, POINT, {})
-    enqueue_baseline(study, POINT, {})
-    _answer_lost_once(monkeypatch, study, "set_trial_state_values")
+    queued = all_trials(study)[0]._trial_id
+    study._storage._backend.set_trial_param(queued, "weight.a", 0.25, SPACE["weight.a"])  # type: ignore[attr-defined]
     trial = open_waiting(study, SPACE)
+    assert trial is not None
+    assert [one.params for one in _as_a_restart_reads_it(study)] == [trial.params] == [POINT]
+
+
+def test_an_answer_lost_on_the_way_does_not_lose_or_repeat_the_result(study: optuna.Study) -> None:
+    trial = open_point(study, POINT, SPACE, {})
+    with _answer_lost(study):
+        tell(study, trial.number, [0.5], attributes={"examples": 3}, constraints={"toxicity": -0.1})
+    (told,) = _as_a_restart_reads_it(study)
+    assert (told.values, told.user_attrs, told.constraints) == ([0.5], {"examples": 3}, {"toxicity": -0.1})
+    assert all_trials(study) == [told]
+
+
+def test_an_answer_lost_on_the_way_does_not_lose_the_queued_trial(study: optuna.Study) -> None:
+    enqueue_baseline(study, POINT, {})
+    enqueue_baseline(study, POINT, {})
+    with _answer_lost(study):
+        trial = open_waiting(study, SPACE)
     assert trial is not None
     assert trial.number == 0
     assert [one.number for one in running(study)] == [0]
+
+
+def test_an_answer_lost_on_the_way_does_not_open_or_queue_a_trial_twice(study: optuna.Study) -> None:
+    with _answer_lost(study):
+        opened = open_point(study, POINT, SPACE, {"origin": "search", "generation": 0}, {"of": (1, 2)})
+    with _answer_lost(study):
+        enqueue_baseline(study, POINT, {"label": "uniform average"})
+    states = [(one.number, one.state.name) for one in _as_a_restart_reads_it(study)]
+    assert states == [(0, "RUNNING"), (1, "WAITING")]
+    assert opened.number == 0
+
+
+def test_what_a_search_knows_of_its_trials_is_what_a_restart_would_read(study: optuna.Study) -> None:
+    ranges = SPACE | {"method": CategoricalDistribution(["ties", "dare"]), "layers": IntDistribution(1, 9)}
+    enqueue_baseline(study, {"layers": 3, "method": "dare", **POINT}, {"label": "uniform average"})
+    enqueue_baseline(study, None, {"label": "ties", "recipe": "{}"})
+    for values in ([0.5], [0.25]):
+        opened = open_waiting(study, ranges)
+        assert opened is not None
+        tell(study, opened.number, values, attributes={"tasks": {"a": {"metric": 1}}}, constraints={"a": 0.0})
+    for place in range(3):
+        values = {"weight.a": np.float64(place / 3), "weight.b": 1, "method": "ties", "layers": np.int64(5)}
+        opened = open_point(study, values, ranges, {"origin": "search", "pair": (place, 2)})
+    tell(study, opened.number, None, error="`model.norm.weight` holds NaN")
+    study.enqueue_trial({"weight.a": 2.0})
+    assert all_trials(study) == _as_a_restart_reads_it(study)
+    again = open_study(open_storage(study._storage._backend.url), "demo", ["score"])  # type: ignore[attr-defined]
+    assert all_trials(again) == all_trials(study)
+    assert open_waiting(study, ranges) is None
+    assert all_trials(again) == all_trials(study) == _as_a_restart_reads_it(study)
+
+
+def test_what_somebody_else_adds_or_tells_is_seen(study: optuna.Study) -> None:
+    other = optuna.load_study(study_name="demo", storage=study._storage._backend.url)  # type: ignore[attr-defined]
+    ours = open_point(study, POINT, SPACE, {"origin": "search"})
+    other.enqueue_trial(POINT)
+    further = open_point(study, POINT, SPACE, {"origin": "search"})
+    assert (ours.number, further.number) == (0, 2)
+    queued = open_waiting(study, SPACE)
+    assert queued is not None
+    assert queued.number == 1
+    other.tell(ours.number, 0.75)
+    with pytest.raises(ValueError, match="trial 0 is COMPLETE"):
+        tell(study, ours.number, [0.5])
+    other.tell(further.number, 0.25)
+    assert [one.values for one in all_trials(study)] == [[0.75], None, [0.25]]
+
+
+def test_a_parameter_keeps_its_kind(study: optuna.Study) -> None:
+    open_point(study, POINT, SPACE, {})
+    with pytest.raises(ValueError, match="different distribution kind"):
+        open_point(study, {"weight.a": 1}, {"weight.a": IntDistribution(0, 1)}, {})
+
+
+def _as_a_restart_reads_it(study: optuna.Study) -> list[FrozenTrial]:
+    """Every trial by Optuna's own reading, in a storage of its own."""
+    url = study._storage._backend.url  # type: ignore[attr-defined]
+    return optuna.load_study(study_name=study.study_name, storage=url).get_trials()
 
 
 @contextmanager

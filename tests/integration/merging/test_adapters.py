@@ -1,5 +1,6 @@
 """Adapters as experts: what is read is what peft merges, and what does not fit is refused by name."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -15,6 +16,7 @@ from adapter_zoo import ALL_LINEAR, ATTENTION, Convolutions, adapter, gpt2, llam
 from safetensors.torch import load_file, save_file
 
 from merging.adapters import adapter_notes, open_expert
+from merging.adapters.settings import KNOWN
 from merging.checkpoint import Checkpoint, CheckpointError, file_hashes, fingerprint, open_checkpoint
 from merging.compatibility import check_compatible, check_tokenizers, non_finite
 from merging.folder import write_checkpoint
@@ -252,6 +254,20 @@ def test_another_base_in_its_settings_is_only_noted(base: Checkpoint, lora: Path
     assert not adapter_notes({"math": opened(configured(lora, base_model_name_or_path="org/base"), base), "base": base})
 
 
+def test_a_setting_that_only_measures_something_unknown_is_noted(base: Checkpoint, lora: Path) -> None:
+    before = fingerprint(opened(lora, base))
+    expert = opened(configured(lora, brandnew_size=16, other_size=0, use_brandnew=False, brandnew_config=None), base)
+    assert adapter_notes({"math": expert}) == [
+        "the adapter `math` has `brandnew_size: 16`, which is not known here and has no effect."
+    ]
+    assert fingerprint(expert) == before
+
+
+def test_every_setting_that_peft_writes_has_been_looked_at() -> None:
+    written = [field.name for kind in (peft.LoraConfig, peft.IA3Config) for field in dataclasses.fields(kind)]
+    assert [name for name in written if name not in KNOWN] == []
+
+
 def test_an_adapter_without_a_base_is_refused(lora: Path) -> None:
     assert "name a `base`" in refusal(lora, None)
     with pytest.raises(CheckpointError, match="name a `base`"):
@@ -349,7 +365,14 @@ def test_other_kinds_of_adapter_are_refused_with_those_that_are_read(base: Check
         ({"layer_replication": [[0, 1], [0, 1]]}, "layers are repeated"),
         ({"alora_invocation_tokens": [1, 2]}, "invocation tokens"),
         ({"use_dora": True}, "lacks `lora_magnitude_vector`"),
-        ({"r": "many"}, "`r`"),
+        ({"r": "many"}, "`r` must be a whole number, but is 'many'; save the adapter again with peft."),
+        ({"lora_alpha": None}, "`lora_alpha` is missing; save the adapter again with peft."),
+        ({"modules_to_save": 3}, "`modules_to_save` must be a name or a list of names, but is 3"),
+        ({"target_modules": [1]}, "`target_modules` must be a name or a list of names, but is [1]"),
+        ({"kasa_config": {"beta": 1}}, "lacks its smallest singular values"),
+        ({"init_lora_weights": "milora"}, "was started by `milora`, which is not known here"),
+        ({"use_brandnew": True}, "has `use_brandnew`, which is not known here"),
+        ({"brandnew_config": {"power": 2}}, "has `brandnew_config`, which is not known here"),
     ],
 )
 def test_settings_under_which_factors_mean_something_else_are_refused(

@@ -10,7 +10,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_llama import random_llama, save
 
-from merging.checkpoint import Checkpoint, CheckpointError, dtype_bytes, file_hashes, fingerprint, open_checkpoint
+from merging.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    dtype_bytes,
+    file_hashes,
+    fingerprint,
+    hash_weights,
+    open_checkpoint,
+)
+from merging.compatibility import check_tokenizers
 from merging.recipe import Source
 
 Copy = Callable[[str], Path]
@@ -102,6 +111,19 @@ def test_a_folder_needs_no_config_to_be_opened(copy_of: Copy) -> None:
     (folder / "config.json").unlink()
     assert opened(folder).config == {}
     assert file_hashes(opened(folder)).keys() == {"model.safetensors"}
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_what_stands_in_the_place_of_a_file_is_not_taken_for_its_absence(copy_of: Copy, zoo: Path, name: str) -> None:
+    folder = copy_of("reverse")
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    with pytest.raises(CheckpointError, match=f"{name}: must be a file, but is a folder"):
+        check_tokenizers(opened(zoo / "base"), [opened(folder)])
+    (folder / name).rmdir()
+    (folder / name).symlink_to("nowhere")
+    with pytest.raises(CheckpointError, match=f"{name}: must be a file, but is a link that leads nowhere"):
+        check_tokenizers(opened(zoo / "base"), [opened(folder)])
 
 
 @pytest.mark.parametrize("kept", [0, 5, 1000, -1])
@@ -248,6 +270,30 @@ def test_hashes_are_remembered_until_the_file_changes(copy_of: Copy, tmp_path: P
     assert fingerprint(opened(folder), cache) == first
     assert file_hashes(opened(folder), cache).keys() == {"config.json", "model.safetensors"}
     assert fingerprint(opened(folder), cache) == first
+
+
+def test_hashes_that_are_taken_side_by_side_at_one_reading_are_the_same(
+    zoo: Path, sharded: Path, tmp_path: Path
+) -> None:
+    models = [opened(zoo / "base"), opened(sharded)]
+    alone, together = tmp_path / "alone.json", tmp_path / "together.json"
+    expected = [(fingerprint(one, alone), file_hashes(one, alone)) for one in models]
+    hash_weights(models, 4, together)
+    known = json.loads(together.read_text())
+    assert len(known) == len(list(sharded.glob("*.safetensors"))) + 1
+    assert all(entry == json.loads(alone.read_text())[file] for file, entry in known.items())
+    assert [(fingerprint(one, together), file_hashes(one, together)) for one in models] == expected
+
+
+def test_an_empty_tensor_and_metadata_are_hashed_as_the_bytes_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    tensors = {"a": torch.zeros(0, 3), "b": torch.arange(5), "c": torch.tensor(1.5, dtype=torch.bfloat16)}
+    save_file(tensors, file, metadata={"format": "pt"})
+    (tmp_path / "config.json").write_text("{}")
+    alone, together = tmp_path / "alone.json", tmp_path / "together.json"
+    expected = fingerprint(opened(tmp_path), alone), file_hashes(opened(tmp_path), alone)
+    hash_weights([opened(tmp_path)], 1, together)
+    assert (fingerprint(opened(tmp_path), together), file_hashes(opened(tmp_path), together)) == expected
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"x": 3}'])

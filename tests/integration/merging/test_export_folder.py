@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from tiny_llama import random_llama, recipe_over, save, with_noise
 from transformers import AutoModelForCausalLM
 
 from merging.checkpoint import fingerprint, open_checkpoint
+from merging.errors import CheckpointError
 from merging.folder import write_checkpoint
 from merging.materialize import MergeError, Sources, materialize
 from merging.methods import METHODS
@@ -89,6 +91,16 @@ def current_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def test_a_companion_that_a_link_only_names_is_not_left_out_silently(zoo: Path, tmp_path: Path) -> None:
+    shutil.copytree(zoo / "base", tmp_path / "base")
+    (tmp_path / "base" / "generation_config.json").unlink()
+    (tmp_path / "base" / "generation_config.json").symlink_to("nowhere")
+    recipe = recipe_over(zoo, base=Source(path=str(tmp_path / "base")))
+    with pytest.raises(CheckpointError, match=r"generation_config\.json: must be a file, but is a link that leads now"):
+        write_checkpoint(recipe, Sources(recipe), tmp_path / "out")
+    assert [one.name for one in tmp_path.iterdir() if "out" in one.name] == []
 
 
 def test_code_of_a_parent_is_not_passed_on(zoo: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Layers may be left out, repeated, scaled, and taken from one model; a live model computes what the export does."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from merging.folder import write_checkpoint
 from merging.live_path import LivePath
 from merging.materialize import MergeError, Sources, materialize, steps
 from merging.recipe import Recipe, Visit
+from merging.recipe_file import read_recipe
+from merging.yaml_file import FileError
 
 PATHS = [
     (Visit(layer=1),),
@@ -26,6 +29,23 @@ def along(zoo: Path, path: tuple[Visit, ...] | None) -> Recipe:
 
 def made(recipe: Recipe) -> dict[str, torch.Tensor]:
     return dict(materialize(recipe, Sources(recipe)))
+
+
+def test_a_recipe_file_may_lay_its_layers_out_along_a_path(zoo: Path, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    text = f"method: task_arithmetic\nbase: {zoo / 'base'}\nexperts: {{sort: {zoo / 'sort'}}}\nweights: {{sort: 0.5}}\n"
+    file.write_text(text + "path: [1, {layer: 0, source: sort}, {layer: 0, scale: 0.5}]\n")
+    recipe = read_recipe(file)
+    assert recipe.path == (Visit(layer=1), Visit(layer=0, source="sort"), Visit(layer=0, scale=0.5))
+    assert "model.layers.2.mlp.up_proj.weight" in made(recipe)
+    for path, said in (
+        ("[true]", "`path.0`: must be a layer's number, or a mapping with its `layer` (got true)"),
+        ("[{layer: 0, scale: true}]", "`path.0.scale`: must be a number (got true)"),
+        ("[{layer: 0, source: srt}]", "but there is no `srt`; did you mean `sort`?"),
+    ):
+        file.write_text(text + f"path: {path}\n")
+        with pytest.raises((FileError, MergeError), match=re.escape(said)):
+            read_recipe(file)
 
 
 def test_the_models_own_path_is_no_path(zoo: Path) -> None:

@@ -20,7 +20,7 @@ from merging.checkpoint import CheckpointError
 from merging.errors import MergeError
 from merging.folder import write_checkpoint
 from merging.materialize import materialize
-from merging.recipe import Recipe, Source
+from merging.recipe import Recipe, Source, Visit
 from merging.sources import Sources
 from merging.yaml_file import FileError
 
@@ -321,7 +321,7 @@ def test_every_adapter_has_one_weight(twins: dict[str, Path], tmp_path: Path) ->
 
 def test_a_whole_model_among_the_adapters_is_refused(twins: dict[str, Path], tmp_path: Path) -> None:
     base = save_base(copy.deepcopy(llama()), tmp_path / "base")
-    assert "must be an adapter's folder" in refusal({**twins, "base": base}, (1.0, 1.0, 1.0), tmp_path / "out")
+    assert "must be an adapter's folder" in refusal({**twins, "whole": base}, (1.0, 1.0, 1.0), tmp_path / "out")
 
 
 def test_rows_by_group_are_those_of_a_whole_merge(pair: dict[str, Path], tmp_path: Path) -> None:
@@ -345,10 +345,59 @@ def test_a_merge_that_is_not_of_adapters_is_no_adapter(pair: dict[str, Path], tm
     file.write_text(Recipe(method="ties", base=base, experts=experts, coefficients={}).model_dump_json())
     with pytest.raises(MergeError, match="but this one is by `ties`"):
         read_adapter_recipe(file)
-    whole = Recipe(method="task_arithmetic", base=base, experts=experts | {"base": base}, coefficients={})
+    whole = Recipe(method="task_arithmetic", base=base, experts=experts | {"whole": base}, coefficients={})
     file.write_text(whole.model_dump_json())
     with pytest.raises(CheckpointError, match="must be an adapter's folder"):
         merge_adapters(read_adapter_recipe(file), tmp_path / "out")
+    longer = Recipe(method="task_arithmetic", base=base, experts=experts, coefficients={}, path=(Visit(layer=0),) * 3)
+    file.write_text(longer.model_dump_json())
+    with pytest.raises(MergeError, match="but this one follows a path of layers"):
+        read_adapter_recipe(file)
+
+
+def test_the_adapter_of_a_whole_merge_is_refused_where_an_adapter_was_changed_since(
+    pair: dict[str, Path], tmp_path: Path
+) -> None:
+    base = Source(path=str(save_base(llama(), tmp_path / "base")))
+    experts = {name: Source(path=str(folder)) for name, folder in pair.items()}
+    recipe = Recipe(method="task_arithmetic", base=base, experts=experts, coefficients={})
+    sources = Sources(recipe)
+    rows = {group.name: (1.0, 1.0) for group in sources.groups}
+    file = tmp_path / "recipe.json"
+    file.write_text(sources.fingerprinted(recipe.model_copy(update={"coefficients": rows})).model_dump_json())
+    read_adapter_recipe(file)
+    weights = pair["one"] / "adapter_model.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights)
+    with pytest.raises(MergeError, match="must have fingerprint"):
+        read_adapter_recipe(file)
+    short = recipe.model_copy(update={"coefficients": {"layer.0.attention": (1.0,)}})
+    file.write_text(short.model_dump_json())
+    with pytest.raises(MergeError, match=r"`layer\.0\.attention` must have one weight for each of one, two, but has 1"):
+        read_adapter_recipe(file)
+
+
+def test_a_row_for_a_group_that_no_adapter_changes_is_answered_with_the_nearest(
+    pair: dict[str, Path], tmp_path: Path
+) -> None:
+    row = {"one": 1.0, "two": 1.0}
+    models = {name: {"path": str(folder)} for name, folder in pair.items()}
+    wrong = AdapterRecipe.model_validate(
+        {"adapters": models, "coefficients": {"default": row, "layr.0.attention": row}}
+    )
+    with pytest.raises(MergeError, match=r"the group `layr\.0\.attention`; did you mean `layer\.0\.attention`"):
+        merge_adapters(wrong, tmp_path / "out")
+
+
+def test_adapters_that_name_different_bases_are_merged_with_a_note(pair: dict[str, Path], tmp_path: Path) -> None:
+    for name, folder in pair.items():
+        config = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": f"org/{name}"}))
+    recipe = AdapterRecipe.model_validate(
+        {"adapters": {name: str(folder) for name, folder in pair.items()}, "weights": {"one": 1, "two": 1}}
+    )
+    assert merge_adapters(recipe, tmp_path / "out").notes == (
+        "the adapters say they were made for different bases: one for org/one, two for org/two.",
+    )
 
 
 def test_a_group_without_a_row_is_named(pair: dict[str, Path], tmp_path: Path) -> None:

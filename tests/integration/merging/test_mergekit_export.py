@@ -29,16 +29,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def recipe(models: Path, method: str, base: bool = True, uneven: bool = True, **structure: Any) -> Recipe:
+def recipe(
+    models: Path, method: str, base: bool = True, uneven: bool = True, count: int = 2, **structure: Any
+) -> Recipe:
     """With another row for every group, unless not `uneven`."""
     source = Source(path=str(models / "base"))
-    experts = {name: Source(path=str(models / name)) for name in ("x", "y")}
+    experts = {name: Source(path=str(models / name)) for name in ("x", "y")[:count]}
     groups = groups_of(open_checkpoint(source).names)
-    count = len(METHODS[method].coefficients(tuple(experts)))
+    width = len(METHODS[method].coefficients(tuple(experts)))
     rows = {
-        group.name: tuple(0.2 + 0.05 * number + 0.1 * position for position in range(count))
+        group.name: tuple(0.2 + 0.05 * number + 0.1 * position for position in range(width))
         if uneven
-        else (1.0,) * count
+        else (1.0,) * width
         for number, group in enumerate(groups)
     }
     return Recipe(method=method, base=source if base else None, experts=experts, coefficients=rows, structure=structure)
@@ -71,6 +73,11 @@ def both(written: Recipe, folder: Path) -> tuple[dict[str, torch.Tensor], dict[s
         ("nuslerp_rows", {"along": "columns"}),
         ("multislerp", {}),
         ("karcher", {"uneven": False, "base": False}),
+        ("sce", {"uneven": False, "compat": "mergekit", "density": 0.3}),
+        ("ram", {"uneven": False, "epsilon": 1e-3}),
+        ("ram_plus", {"uneven": False, "compat": "mergekit", "boost": 0.3, "limit": 0.5}),
+        ("arcee_fusion", {"uneven": False, "count": 1}),
+        ("nearswap", {"uneven": False, "count": 1, "t": 1e-3}),
     ],
 )
 def test_a_recipe_and_its_config_merge_the_same(method: str, details: Any, models: Path, tmp_path: Path) -> None:
@@ -90,12 +97,24 @@ def test_a_recipe_and_its_config_merge_the_same(method: str, details: Any, model
         ("dare_linear", {"compat": "mergekit", "rescale": "inverse"}, "`rescale` is `inverse`"),
         ("model_stock", {}, "has no weights, so weights of 1 are needed"),
         ("karcher", {}, "take the base out"),
+        ("sce", {"uneven": False}, "mergekit's `sce` has `compat: mergekit` alone, but here it is paper"),
+        ("ram", {}, "has no weights, so weights of 1 are needed"),
+        ("ram", {"uneven": False, "scale": 0.5}, "mergekit's `ram` has `scale: 1.0` alone, but here it is 0.5"),
+        ("nearswap", {"uneven": False}, "mergekit's `nearswap` merges 1 model with a base, but here are 2"),
     ],
 )
 def test_what_mergekit_cannot_say_is_refused(method: str, details: Any, reason: str, models: Path) -> None:
     written = recipe(models, method, **details)
     with pytest.raises(MergeError, match=reason):
         to_mergekit(written, Sources(written))
+
+
+def test_one_model_under_two_names_is_refused_since_mergekit_would_keep_one(models: Path) -> None:
+    written = recipe(models, "task_arithmetic")
+    for name in ("x", "base"):
+        twice = written.model_copy(update={"experts": {**written.experts, "y": Source(path=str(models / name))}})
+        with pytest.raises(MergeError, match=f"mergekit can name a model once, but `{name}` and `y` are both"):
+            to_mergekit(twice, Sources(twice))
 
 
 @pytest.mark.parametrize(("method", "details"), [("task_arithmetic", {}), ("linear", {}), ("linear", {"base": False})])

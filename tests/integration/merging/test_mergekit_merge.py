@@ -182,6 +182,11 @@ dtype: float32
     assert torch.allclose(tensors(merged)[name.format(0)], expected, atol=1e-6)
 
 
+def test_a_whole_model_behind_the_plus_is_refused(merge: Merge) -> None:
+    with pytest.raises(CheckpointError, match=r"base\+sort: an adapter must stand behind the `\+`"):
+        merge("merge_method: linear\nmodels: [{model: base+sort, parameters: {weight: 1}}]\n")
+
+
 @pytest.mark.parametrize("written", ["llama+lora", "lora"])
 def test_an_adapter_counts_as_the_model_that_it_makes_of_its_base(written: str, merge: Merge, place: Path) -> None:
     model = adapter_zoo.llama()

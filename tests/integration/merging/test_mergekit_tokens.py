@@ -175,6 +175,17 @@ def test_json_that_is_no_tokenizer_is_refused_with_its_name(content: str, said: 
         compare_tokens([str(models / "ta"), str(models / "tb")])
 
 
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [("", "a model of '': must have at least 1 character"), ("a@b@c", "a model of 'a@b@c': a model may have one `@`")],
+)
+def test_what_names_no_model_is_answered_in_one_line(model: str, said: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        compare_tokens([model])
+    assert str(refusal.value).startswith(said)
+    assert "\n" not in str(refusal.value)
+
+
 def test_a_tokenizer_of_no_known_kind_is_refused_with_its_name(models: Path) -> None:
     (models / "ta" / "tokenizer.json").write_text('{"model": {"type": "other", "vocab": {"a": 0}}}')
     with pytest.raises(MergeError, match=r"ta/tokenizer\.json: cannot be read as a tokenizer"):

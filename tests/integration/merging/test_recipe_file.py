@@ -1,8 +1,10 @@
 """A recipe file says what to merge in a few lines, and mistakes in it are answered."""
 
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 from tiny_llama import recipe_over
 
 from merging.errors import MergeError
@@ -85,7 +87,7 @@ def test_slerp_takes_its_one_number(here: Path) -> None:
         (f"method: ties{MODELS}", "exactly one of `weights` and `coefficients` must be given, but neither is"),
         (
             f"method: ties{MODELS}weights: {{reverse: 1, sort: 1}}\ncoefficients: {{}}",
-            "exactly one of `weights` and `coefficients` must be given, but both is",
+            "exactly one of `weights` and `coefficients` must be given, but both are",
         ),
         (
             f"method: ties{MODELS}coefficients: {{layer.0.mpl: {{reverse: 1, sort: 1}}}}",
@@ -95,8 +97,11 @@ def test_slerp_takes_its_one_number(here: Path) -> None:
             f"method: ties{MODELS}coefficients: {{layer.0.mlp: {{reverse: 1, sort: 1}}}}",
             "every group must have a row of coefficients",
         ),
-        ("method: ties\nexperts: {}\nweights: {}", "`experts`: must have at least 1 entry, but has 0"),
-        (f"method: 3{MODELS}weights: {{reverse: 1, sort: 1}}", "`method`: must be a mapping of keys to values (got 3)"),
+        ("method: ties\nexperts: {}\nweights: {}", "`experts`: there must be at least one expert, but there is none"),
+        (
+            f"method: 3{MODELS}weights: {{reverse: 1, sort: 1}}",
+            "`method`: must be a method's name, or a mapping with its `name` and settings (got 3)",
+        ),
         (
             "merge_method: linear\nmodels: [{model: reverse, parameters: {weight: 1}}]",
             "must be a recipe, but is a merge config of mergekit, which `mergeopt merge` carries out.",
@@ -105,10 +110,97 @@ def test_slerp_takes_its_one_number(here: Path) -> None:
             "genome: {models: [reverse], merge_method: linear}\ntasks: [arc_easy]",
             "must be a recipe, but is a config of mergekit-evolve, which `mergeopt import-evolve` makes a job file of.",
         ),
+        (
+            "name: x\nmodels: {experts: {a: reverse}}\nsearch: {budget: {trials: 9}}",
+            "must be a recipe, but is a job file, which `mergeopt run` carries out.",
+        ),
+        (
+            "adapters: {a: reverse}\nweights: {a: 1}",
+            "must be a recipe, but is a recipe over adapters, which `mergeopt merge-adapters` carries out.",
+        ),
+        ("method: ties\n---\nmethod: ties", "but holds 2; only a merge config of mergekit, for `mergeopt merge`, may"),
+        ("", "must hold a mapping of keys to values, but is empty."),
+        ("method: [ties", "is not valid YAML, line 1, column 14: expected ',' or ']'"),
+        ("seed: 2024-13-45", "is not valid YAML: month must be in 1..12"),
     ],
 )
 def test_a_mistake_is_answered(here: Path, text: str, expected: str) -> None:
     assert expected in refusal(here, text)
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ("weights: {reverse: true, sort: 1}", "`weights.reverse`: must be a number (got true)"),
+        ("weights: {reverse: .nan, sort: 1}", "`weights.reverse`: must be a finite number (got nan)"),
+        ("weights: {reverse: half, sort: 1}", "`weights.reverse`: must be a number (got 'half')"),
+        ("weights: {reverse: null, sort: 1}", "`weights.reverse`: must be a number (got null)"),
+        ("weights: {1: 1, sort: 1}", "the key `weights.1` must be text; write it in quotes."),
+        (
+            "coefficients: {default: {reverse: true, sort: 1}}",
+            "`coefficients.default.reverse`: must be a number",
+        ),
+        ("coefficients: {default: 3}", "`coefficients.default`: must be a mapping of keys to values (got 3)"),
+        ("weights: {reverse: 1, sort: 1}\nseed: true", "`seed`: must be a number (got true)"),
+        ("weights: {reverse: 1, sort: 1}\nseed: 1.5", "`seed`: must be a whole number (got 1.5)"),
+        (
+            "weights: {reverse: 1, sort: 1}\ndtype: int8",
+            "`dtype`: must be 'float32', 'bfloat16' or 'float16'",
+        ),
+    ],
+)
+def test_only_a_number_is_a_weight_or_a_seed(here: Path, weights: str, expected: str) -> None:
+    assert expected in refusal(here, f"method: task_arithmetic{MODELS}{weights}")
+
+
+def test_a_weight_may_be_written_with_an_exponent(here: Path) -> None:
+    recipe = read_recipe(written(here, f"method: task_arithmetic{MODELS}weights: {{reverse: 1e-3, sort: 2e1}}"))
+    assert set(recipe.coefficients.values()) == {(0.001, 20.0)}
+
+
+@pytest.mark.parametrize("name", ["''", '"a|b\\n"', "a.b", "a/b", "'a b'", '"\\u200b"', "x" * 61])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_an_expert_is_called_by_a_name_that_can_stand_anywhere(here: Path, name: str, as_json: bool) -> None:
+    text = f"method: linear\nexperts: {{{name}: reverse}}\n"
+    text += f"coefficients: {{layer.0.mlp: {'[1]' if as_json else f'{{{name}: 1}}'}}}"
+    if as_json:
+        text = json.dumps(yaml.safe_load(text) | {"experts": {yaml.safe_load(name): {"path": "reverse"}}})
+    with pytest.raises(FileError, match="`experts`: an expert's name must be 1 to 60 characters without dots, slashes"):
+        read_recipe(written(here, text, "recipe.json" if as_json else "recipe.yaml"))
+
+
+def test_an_expert_called_base_is_refused_as_in_a_job(here: Path) -> None:
+    text = "method: linear\nexperts: {base: reverse, sort: sort}\nweights: {base: 1, sort: 1}"
+    assert "`experts`: an expert must not be called `base`, which is the base's own name" in refusal(here, text)
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("{name: ties, density: search}", "`method.density` is to be searched"),
+        ("{name: ties, scale: 1, density: {search: [0.1, 0.5], log: true}}", "`method.density` is to be searched"),
+        ("[ties, {name: dare_ties, density: search}]", "`method` is a list of 2"),
+    ],
+)
+def test_a_recipe_that_asks_for_a_search_is_told_where_searches_belong(here: Path, method: str, said: str) -> None:
+    told = refusal(here, f"method: {method}{MODELS}weights: {{reverse: 1, sort: 1}}")
+    assert told.endswith(f"{said}; searching belongs in a job file, for `mergeopt run`.")
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("density: {a: 1}", "`method.density`: must be true or false, a whole number, a number, text or a list"),
+        ("density: [0.1, x]", "`method.density.1`: must be a number (got 'x')"),
+        ("density: [true, 0.5]", "`method.density.0`: must be a number (got true)"),
+        ("density: .nan", "`method.density`: must be a finite number (got nan)"),
+    ],
+)
+def test_a_setting_of_no_kind_is_answered_in_one_line(here: Path, setting: str, expected: str) -> None:
+    told = refusal(here, f"method: {{name: ties, {setting}}}{MODELS}weights: {{reverse: 1, sort: 1}}")
+    assert expected in told
+    assert "\n" not in told
 
 
 def test_the_recipe_of_an_export_makes_the_same_model_again(zoo: Path, tmp_path: Path) -> None:

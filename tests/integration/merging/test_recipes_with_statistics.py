@@ -1,13 +1,17 @@
 """RegMean, RegMean++ and Fisher merging from a recipe and texts, without an evaluator."""
 
+import copy
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
+import transformers
+from adapter_zoo import adapter, merged_by_peft
 from tiny_llama import VOCAB, random_llama, save, with_noise
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -24,6 +28,7 @@ from merging.running_merge import running_grams
 from merging.statistics import collect_gram, expert_file, open_statistics
 from optimizer.calibrate import calibrate, files_by_expert, read_texts
 from optimizer.errors import InputError
+from optimizer.merge import MergeOptions, merge, planned
 
 UP = "model.layers.1.mlp.up_proj.weight"
 FIRST = "model.layers.0.self_attn.q_proj.weight"
@@ -184,6 +189,90 @@ def test_a_recipe_without_statistics_or_with_negative_weights_is_refused(pool: P
 def test_a_merge_before_calibration_says_which_file_it_lacks(pool: Path) -> None:
     with pytest.raises(MergeError, match=r"a\.gram\.safetensors.*mergeopt calibrate"):
         merged(recipe_file(pool))
+
+
+def test_other_statistics_give_another_digest_and_another_place_does_not(pool: Path) -> None:
+    file = recipe_file(pool)
+    calibrate(file, texts(pool), quietly)
+    recipe = read_recipe(file)
+    first = Sources(recipe).fingerprinted(recipe)
+    shutil.move(pool / "statistics", pool / "moved")
+    moved = read_recipe(recipe_file(pool, statistics=str(pool / "moved")))
+    assert moved.digest() != recipe.digest()  # nothing is known of what lies there
+    assert Sources(moved).fingerprinted(moved).digest() == first.digest()
+    swapped = {"a": pool / "b.jsonl", "b": pool / "a.txt"}
+    calibrate(recipe_file(pool), swapped, quietly)
+    assert Sources(recipe).fingerprinted(recipe).digest() != first.digest()
+    with pytest.raises(MergeError, match=r"the statistics must have fingerprint .*collected again"):
+        Sources(first).fingerprinted(first)
+
+
+def test_the_folder_of_a_merge_with_statistics_can_be_made_again_and_names_no_path(pool: Path) -> None:
+    file = recipe_file(pool)
+    calibrate(file, texts(pool), quietly)
+    merge(file, pool / "out", MergeOptions(), quietly)
+    card = (pool / "out" / "README.md").read_text()
+    assert "statistics statistics" in card
+    assert str(pool) not in card
+    merge(pool / "out" / "mergeopt_recipe.json", pool / "again", MergeOptions(), quietly)
+    assert (pool / "out" / "model.safetensors").read_bytes() == (pool / "again" / "model.safetensors").read_bytes()
+
+
+def test_a_plan_says_which_statistics_a_merge_would_lack(pool: Path) -> None:
+    with pytest.raises(InputError, match=r"a\.gram\.safetensors.*mergeopt calibrate"):
+        planned(recipe_file(pool), MergeOptions())
+
+
+def test_calibration_shows_no_progress_bar_of_another_library(pool: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    transformers.utils.logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+    calibrate(recipe_file(pool), texts(pool), quietly)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_calibration_that_fails_at_its_second_expert_leaves_nothing(pool: Path) -> None:
+    (pool / "b.jsonl").write_text('{"text": "w1"}\n')
+    with pytest.raises(InputError, match="'w1' leaves none"):
+        calibrate(recipe_file(pool, "fisher"), texts(pool), quietly)
+    assert [one.name for one in pool.iterdir() if "statistics" in one.name] == []
+
+
+def test_statistics_that_would_take_the_place_of_a_file_are_refused(pool: Path) -> None:
+    file = recipe_file(pool, statistics=str(pool / "a.txt"))
+    with pytest.raises(InputError, match=r"a\.txt: `statistics` must be a folder, but is a file"):
+        calibrate(file, texts(pool), quietly)
+
+
+def test_an_adapter_is_calibrated_as_the_model_that_it_makes_of_its_base(pool: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(pool / "a")
+    settings = peft.LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "up_proj"])
+    adapter(base, settings, pool / "lora")
+    whole = copy.deepcopy(base)
+    whole.load_state_dict(merged_by_peft(base, pool / "lora"))
+    save(whole, pool / "whole")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(pool / "a" / file, pool / "whole" / file)
+    grams = []
+    for expert in ("lora", "whole"):
+        written = {
+            "method": {"name": "regmean", "statistics": str(pool / f"statistics-{expert}")},
+            "base": str(pool / "a"),
+            "experts": {"a": str(pool / expert), "b": str(pool / "b")},
+            "weights": {"a": 1, "b": 1},
+        }
+        (pool / "recipe.yaml").write_text(json.dumps(written))
+        grams.append(open_statistics(calibrate(pool / "recipe.yaml", texts(pool), quietly)[0]))
+    assert all(torch.allclose(grams[0].tensor(name), grams[1].tensor(name), atol=1e-5) for name in grams[1].names)
+    assert not torch.allclose(grams[0].tensor(UP), collect_gram(base, [{"input_ids": torch.tensor([[1, 2]])}])[UP])
+
+
+def test_a_line_of_examples_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
+    (tmp_path / "web.jsonl").write_text(
+        '\ufeff{"text": "w1 \u2028 w2"}\r\n{"text": "w3"}\n', encoding="utf-8", newline=""
+    )
+    assert [one.text for one in read_texts(tmp_path / "web.jsonl")] == ["w1 \u2028 w2", "w3"]
+    (tmp_path / "list.json").write_text('[{"text": "w1"}]')
+    with pytest.raises(InputError, match=r"stand in a \.jsonl file"):
+        read_texts(tmp_path / "list.json")
 
 
 def test_texts_that_do_not_fit_the_recipe_are_refused(pool: Path) -> None:

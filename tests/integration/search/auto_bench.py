@@ -10,18 +10,17 @@ from optimizer.database import open_database
 from optimizer.evidence import Evidence
 from optimizer.examples import LedgerEntry, read_ledger
 from optimizer.jobs import claim, create_job, release
-from optimizer.requests import requeue
 from optimizer.owners import new_owner
 from optimizer.plan import baselines
 from optimizer.pool import Answer, Unit
 from optimizer.progress import PlainLines
+from optimizer.requests import requeue
 from optimizer.scorer import Scorer
 from optimizer.spec import JobFile
 from optimizer.virtual import Virtual
-from tests.integration.search.bench import GROUPS, TASKS, Bench, FormulaPool, job_file, plan_of, scored
+from tests.integration.search.bench import GROUPS, TASKS, Bench, FormulaPool, job_file, off_target, plan_of, scored
 
 COUNTS = {"gradient": 160, "search": 120, "select": 60, "test": 60}  # for each task
-TARGET = {"north": 0.7, "south": 0.4}
 
 
 def auto_job(**search: Any) -> JobFile:
@@ -90,10 +89,10 @@ def differentiated(unit: Unit, error: str | None = None) -> Answer:
     coefficients = unit.recipe["coefficients"]
     names, count = list(unit.recipe["experts"]), len(coefficients)
     total = math.fsum(unit.scales[task] for task in {name.rpartition(":")[0] for name in unit.ids})
-    rows = {
-        group: [total * 12 * (weight - TARGET[name]) / count for name, weight in zip(names, row, strict=True)]
-        for group, row in coefficients.items()
-    }
+    rows = {}
+    for group, row in coefficients.items():
+        off = off_target(names, row)
+        rows[group] = [total * 12 * off.get(name, math.fsum(off.values())) / count for name in names]
     cost = {"seconds": {"forward": 0.02}, "tokens": {"forward": 50}, "model_seconds": 0.02}
     losses = [1.0] * len(unit.ids)
     return Answer(unit, {"ids": list(unit.ids), "losses": losses, "rows": rows, **cost, "error": error}, "worker-1")

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from optimizer.evidence import Evidence
 from optimizer.examples import LedgerEntry, read_ledger
 from optimizer.finish import Finish
 from optimizer.jobs import Job, claim, create_job, release
-from optimizer.requests import requeue
 from optimizer.owners import new_owner
 from optimizer.plan import Needs, Plan, baselines
 from optimizer.pool import Answer, Unit
 from optimizer.progress import PlainLines
+from optimizer.requests import requeue
 from optimizer.scorer import Interrupted, Scorer
 from optimizer.spec import JobFile
 from optimizer.study import all_trials, open_storage, open_study
@@ -35,6 +35,7 @@ EXPERTS = ("north", "south")
 GROUPS = [Group(layer, module) for layer in (0, 1) for module in ("attention", "mlp")] + [Group(None, "head")]
 TASKS = ("north_task", "south_task")
 PER_SPLIT = 20
+TARGET = {"north": 0.7, "south": 0.4}
 
 
 def job_file(**changes: Any) -> JobFile:
@@ -79,14 +80,17 @@ def _tasks(job: JobFile) -> tuple[Task, ...]:
 
 def formula(recipe: dict[str, Any], example: str) -> float:
     """1 where the example's own threshold is under the recipe's quality, 0 where not: noisy, yet always the same."""
-    target = {"north": 0.7, "south": 0.4}
-    distance = sum(
-        (weight - target[name]) ** 2
-        for row in recipe["coefficients"].values()
-        for name, weight in zip(recipe["experts"], row, strict=False)
-    )
+    rows = recipe["coefficients"].values()
+    distance = sum(off**2 for row in rows for off in off_target(recipe["experts"], row).values())
     threshold = int(hashlib.sha256(example.encode()).hexdigest()[:8], 16) / 2**32
     return float(math.exp(-6 * distance / len(recipe["coefficients"])) > threshold)
+
+
+def off_target(experts: Iterable[str], row: Sequence[float]) -> dict[str, float]:
+    """How far each expert's weight is from the best one; a virtual expert is the sum of all."""
+    weights = dict(zip(experts, row, strict=False))
+    shared = sum(weight for name, weight in weights.items() if name not in TARGET)
+    return {name: weights[name] + shared - best for name, best in TARGET.items() if name in weights}
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """A search of many trials asks no more of the database, and holds no more in memory, than one of few."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,9 @@ def test_a_late_trial_asks_the_database_as_little_as_an_early_one(database_url: 
 
     attempt.scorer.record = counting
     attempt.coordinator.search()
-    each = [after - before for before, after in zip(counts, counts[1:], strict=False)]
-    assert max(each[-100:]) <= max(each[10:110])
+    each = [after - before for before, after in pairwise(counts)]
+    # once a second it looks for trials that somebody else has queued; the very last is the engine's answer
+    assert max(each[-101:-1]) <= min(each[10:110]) + 2
     assert max(each) < 20
 
 
@@ -72,9 +74,8 @@ def test_outcomes_that_no_longer_fit_in_memory_are_read_again(tmp_path: Path, mo
     attempt = job.attempt(SimulatedPool(3, lasting(1.0), Skipping()), 3)
     attempt.coordinator.search()
     assert sum(map(len, attempt.evidence._known.values())) <= 50
-    fresh = job.attempt  # another process would read all of it
     attempt.end()
-    other = fresh(SimulatedPool(1, lasting(1.0)), 1).evidence
+    other = job.attempt(SimulatedPool(1, lasting(1.0)), 1).evidence  # another process reads all of it
     for trial in all_trials(attempt.study):
         assert attempt.evidence.outcomes(trial.number, "search") == other.outcomes(trial.number, "search")
         assert len(other.outcomes(trial.number, "search") or ()) == 20

@@ -7,15 +7,17 @@ import pytest
 from optuna.trial import TrialState
 
 from evaluators.protocol import Outcome
+from merging.recipe import Source
 from optimizer.auto.conductor import NOTES
 from optimizer.errors import JobFailed
 from optimizer.gradients import read_gradients
 from optimizer.outcomes import scored_count
 from optimizer.pool import Answer, Unit
 from optimizer.scorer import Finished, Interrupted, Round
+from optimizer.starts import further_baselines
 from optimizer.study import all_trials
 from tests.integration.search.auto_bench import AutoBench, auto_job, collected, differentiated, let_go, pool_of
-from tests.integration.search.bench import dies_after, formula, job_file, scored, told
+from tests.integration.search.bench import EXPERTS, GROUPS, dies_after, formula, job_file, plan_of, scored, told
 
 
 def test_it_finds_a_better_merge_than_every_warm_start_and_says_which(tmp_path: Path) -> None:
@@ -183,6 +185,18 @@ def test_a_torn_search_does_not_ask_again_for_a_virtual_expert_that_failed(tmp_p
     assert last.study.user_attrs[NOTES][: len(notes)] == notes
 
 
+def test_a_virtual_expert_moves_by_its_own_gradient_where_another_could_not_be_made(tmp_path: Path) -> None:
+    """The one that is there stands second in the space, and first in what the workers say."""
+    bench = AutoBench(tmp_path, virtual=("ties", "regmean"))
+    bench.plan = bench.plan.model_copy(update={"made": {"regmean": Source(path=str(tmp_path))}})
+    conductor = bench.conductor(pool_of(), folder=tmp_path)
+    conductor.search()
+    assert any("ties could not be made" in note for note in conductor.study.user_attrs[NOTES])
+    found = [one.params for one in all_trials(conductor.study) if one.user_attrs.get("stage") == "gradient"]
+    assert any(value not in (0.0, 1.0) for params in found for name, value in params.items() if "regmean" in name)
+    assert all(value == 0.0 for params in found for name, value in params.items() if "ties" in name)
+
+
 def test_a_job_in_which_no_merge_can_be_scored_fails_with_the_reason(tmp_path: Path) -> None:
     bench = AutoBench(tmp_path)
     conductor = bench.conductor(pool_of(change=lambda unit: scored(unit, error="weights are NaN")))
@@ -215,6 +229,20 @@ def test_a_budget_of_trials_is_kept_by_a_torn_search_as_well(tmp_path: Path) -> 
     last = torn.conductor(pool_of())
     assert last.search() == expected
     assert told(last.study) == told(undisturbed.study)
+
+
+def test_a_search_by_another_method_begins_at_its_usual_scales() -> None:
+    job = job_file(method={"name": "ties", "structure": {"density": 0.3}}, search={"budget": {"examples": 3000}})
+    norms = {expert: {group.name: 1.0 for group in GROUPS} for expert in EXPERTS}
+    found = further_baselines(job, plan_of(job), GROUPS, norms)
+    rows = {
+        one.label: (one.recipe.method, one.recipe.structure, set(one.recipe.coefficients.values())) for one in found
+    }
+    assert rows == {
+        "ties 0.4": ("ties", {"density": 0.3}, {(0.4, 0.4)}),
+        "ties 1": ("ties", {"density": 0.3}, {(1.0, 1.0)}),
+    }
+    assert all(one.parameters is not None for one in found)
 
 
 def test_a_space_that_holds_no_baseline_is_searched_from_its_middle(tmp_path: Path) -> None:

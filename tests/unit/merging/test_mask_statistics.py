@@ -40,6 +40,15 @@ def test_a_slice_has_the_draws_of_the_whole() -> None:
         assert torch.equal(draws(here, 0, count), whole[start : start + count])
 
 
+def test_slices_that_meet_inside_of_a_block_have_the_draws_of_the_whole() -> None:
+    whole = [draws(place(experts=3), expert, 4 * BLOCK) for expert in range(3)]
+    for length in (BLOCK - 1232, BLOCK // 2 + 1, 3 * BLOCK // 2 + 3):
+        for start in range(0, 4 * BLOCK, length):
+            for expert in range(3):
+                drawn = draws(replace(place(experts=3), start=start), expert, min(length, 4 * BLOCK - start))
+                assert torch.equal(drawn, whole[expert][start : start + length])
+
+
 def test_draws_stay_what_they_are() -> None:
     """A recipe's seed means these masks, on every machine and in every version; a change here is a change for users."""
     at = At("model.norm.weight", ("math", "code"), (1.0, 1.0), NoStructure(), 7)

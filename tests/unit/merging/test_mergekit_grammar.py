@@ -47,6 +47,23 @@ def config(tmp_path: Path) -> Path:
         ),
         (LINEAR + "name: a", "so `a` cannot be made from a model `a`"),
         ("merge_method: linear\nslices: [{sources: []}]", "`slices.0.sources`: must have at least 1 entry, but has 0$"),
+        ("merge_method: linear\nmodels: [{model: 3}]", r"`models.0.model`: must be a model, as .* \(got 3\)$"),
+        ("merge_method: linear\nmodels: [{model: a, parameters: {weight: [1, null]}}]", "but this one holds null"),
+        ("merge_method: linear\nmodels: [{model: a, parameters: {weight: .nan}}]", "`: must be a finite number"),
+        ("merge_method: linear\nmodels: [{model: a}]\ntokenizer: union", r"write `tokenizer: \{source: union\}`"),
+        (
+            "merge_method: linear\nmodels: [{model: a}]\ntokenizer: {tokens: {x: {source: {kind: modl}}}}",
+            "`kind` must be 'model_token' or 'zero', but is 'modl'",
+        ),
+        (
+            "merge_method: linear\nmodels: [{model: a}]\n"
+            "tokenizer: {tokens: {x: {source: {kind: model_token, model: a}}}}",
+            "exactly one of `token` and `token_id` must be given, but neither is",
+        ),
+        (
+            "merge_method: slerp\nslices: [{sources: [{model: a, layer_range: [true, 2]}]}]",
+            r"`slices.0.sources.0.layer_range.0`: must be a number \(got true\)",
+        ),
         ("merge_method: linear\nmodels: [3]", r"`models.0`: must be a mapping of keys to values \(got 3\)$"),
         ("merge_method: linear\nmodels: a", r"`models`: must be a list \(got 'a'\)$"),
         (LINEAR + "merge_method: slerp", "the key `merge_method` is written twice"),

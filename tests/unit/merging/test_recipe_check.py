@@ -83,14 +83,44 @@ def test_weights_that_cancel_have_no_average() -> None:
     [
         ("ties", {"densty": 0.5}, "`ties` has no setting `densty`; did you mean `density`?"),
         ("task_arithmetic", {"density": 0.5}, "`task_arithmetic` has no setting `density`; it has no settings."),
-        ("ties", {"density": 0.0}, "`density`: Input should be greater than 0, but got 0.0"),
-        ("dare_linear", {"density": 1.5}, "less than or equal to 1, but got 1.5"),
-        ("ties", {"scope": "layer"}, "'model', 'tensor' or 'row', but got 'layer'"),
+        ("ties", {"density": 0.0}, "`ties`: `density` must be above 0, but is 0.0."),
+        ("dare_linear", {"density": 1.5}, "`dare_linear`: `density` must be at most 1, but is 1.5."),
+        ("ties", {"scope": "layer"}, "`ties`: `scope` must be 'model', 'tensor' or 'row', but is 'layer'."),
+        ("ties", {"density": True}, "`ties`: `density` must be a number, but is true."),
+        (
+            "ties",
+            {"density": (0.5, 0.5)},
+            "`ties`: `density` must be one number, or one per expert, but has 2",
+        ),
+        (
+            "cabs",
+            {"keep": 300},
+            "`cabs`: `keep` must be at most `block`, but is 300 of 256; lower it",
+        ),
+        (
+            "cabs",
+            {"keep": 100},
+            "`cabs`: 3 experts cannot keep 100 entries each of blocks of 256",
+        ),
+        ("consensus", {"votes": 4}, "`consensus`: `votes` must be at most the number of experts, 3, but is 4."),
+        ("regmean", {}, "`regmean`: needs `statistics`, the folder that `mergeopt calibrate` wrote, but names none."),
         ("della", {"density": 0.1, "epsilon": 0.5}, "epsilon can be at most 0.2"),
     ],
 )
 def test_settings_are_checked(method: str, structure: dict[str, Any], expected: str) -> None:
     assert expected in refusal(recipe(method, structure=structure))
+
+
+def test_a_rule_about_settings_together_says_its_values_once() -> None:
+    said = refusal(recipe("della", structure={"density": 0.95}))
+    assert said == (
+        "`della`: density -/+ epsilon/2 must be above 0 and at most 1, but is 0.88 to 1.02; at density 0.95 epsilon "
+        "can be at most 0.1."
+    )
+
+
+def test_numbers_of_experts_are_told_in_the_plural() -> None:
+    assert refusal(recipe("nuslerp", 1)) == "`nuslerp` must have at least 2 experts, but has 1; add one."
 
 
 def test_defaults_are_filled_in() -> None:
@@ -112,6 +142,15 @@ def test_recipes_share_a_digest_only_if_they_give_the_same_weights() -> None:
         recipe(experts={name.upper(): Source(path=name) for name in "abc"}),
     ):
         assert other.digest() != digest
+
+
+def test_the_fingerprint_of_statistics_stands_in_the_place_of_their_folder() -> None:
+    def over(folder: str, found: str | None) -> str:
+        return recipe("fisher", structure={"statistics": folder}, statistics=found).digest()
+
+    assert over("here", "f" * 64) == over("there", "f" * 64)
+    assert over("here", "f" * 64) != over("here", "e" * 64)
+    assert over("here", None) != over("there", None)
 
 
 def test_a_known_fingerprint_makes_the_location_irrelevant() -> None:

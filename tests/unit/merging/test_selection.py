@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from merging.methods.magnitudes import cuts
-from merging.pieces import pieces
+from merging.pieces import CHUNK, pieces
 from merging.selection import Bits, Evenly, bits_of, by_histogram, found, found_in_all, kth_largest, signed_bits_of
 
 VALUES = st.floats(-3.0000000054977558e38, 3.0000000054977558e38, width=32) | st.sampled_from(
@@ -45,12 +45,34 @@ def test_a_large_tensor_is_exact_with_and_without_many_equal_entries(step: float
     tuned = (base.float() + torch.randn(700, 900, generator=generator) * 0.002 * step).bfloat16()
     ordered = (tuned.float() - base.float()).abs().flatten().sort(descending=True).values
     ranks = [1, 2, 6300, 126_000, 629_999, 630_000]
-    ends = cuts(base, tuned, ranks, exactly=True)
+    (ends,) = cuts(base, [tuned], [ranks], exactly=True)
     assert [end.value for end in ends] == [ordered[k - 1].item() for k in ranks]
     assert kth_largest([(tuned.float() - base.float()).abs()], ranks) == [ordered[k - 1].item() for k in ranks]
     for k, end in zip(ranks, ends, strict=True):
         kept = end.kept(tuned.float() - base.float())
         assert int((kept != 0).sum()) == min(k, int((ordered > 0).sum()))
+
+
+@pytest.mark.parametrize("values", [(0.0, 1.0), (0.0, 0.5, 1.0, 2.0), tuple(number / 500 for number in range(500))])
+def test_of_equal_entries_those_that_come_first_are_kept_in_whatever_piece_they_are(values: tuple[float, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    size = 3 * CHUNK + 17
+    vector = torch.tensor(values)[torch.randint(len(values), (size,), generator=generator)]
+    vector *= torch.randint(2, (size,), generator=generator) * 2 - 1
+    ordered = vector.abs().sort(descending=True, stable=True).indices
+    ranks = [3, size // 10, size // 3, 3 * size // 4]
+    base = torch.zeros(size)
+    first, (whole,), none = cuts(base, [vector, -vector, vector], [ranks, [size // 3], []], exactly=True)
+    assert none == []
+    assert whole == first[2]
+    for k, cut in zip(ranks, first, strict=True):
+        expected = torch.zeros(size, dtype=torch.bool)
+        expected[ordered[:k]] = True
+        kept = cut.mask(vector.abs()).bool()
+        assert torch.equal(kept, expected)
+        assert torch.equal(cut.kept(vector), vector * expected)
+        start = CHUNK - 5
+        assert torch.equal(cut.kept(vector[start:], start), (vector * expected)[start:])
 
 
 def test_several_tensors_are_searched_as_one() -> None:

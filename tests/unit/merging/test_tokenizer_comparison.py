@@ -32,6 +32,23 @@ def test_swapped_and_added_tokens_are_named_with_both_ids(tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"model": 3}, "must be a tokenizer, with a `vocab` in its `model`"),
+        ({"model": {"vocab": "x"}}, "must be a tokenizer, with a `vocab` in its `model`"),
+        ({"model": {"vocab": [3]}}, "every entry of `vocab` must be a token and its score"),
+        ({"model": {"vocab": {"a": "b"}}}, "the id of every token must be a whole number"),
+        ({"model": {"vocab": {}}, "added_tokens": [3]}, "`added_tokens` must each have `content` and `id`"),
+    ],
+)
+def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path, content: object, said: str) -> None:
+    ours, theirs = folder(tmp_path / "a", {"x": 0}), folder(tmp_path / "b", {"x": 0})
+    (theirs / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=said):
+        tokenizer_difference(ours, theirs)
+
+
 def test_unigram_vocabularies_are_lists(tmp_path: Path) -> None:
     ours = folder(tmp_path / "a", [["<unk>", 0.0], ["x", -1.5]])
     same = folder(tmp_path / "b", [["<unk>", 0.0], ["x", -9.0]])
