@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from merging.checkpoint import Checkpoint, file_hashes, fingerprint
+from merging.checkpoint import Checkpoint, file_hashes, fingerprint, hash_weights
 from merging.licences import Licences, licence_of, licences_of
 from merging.methods import METHODS
 from merging.recipe import Recipe
 from merging.sources import Sources
+from merging.threads import processors
 
 ScoreRow = tuple[str, float, float, float]
 """name, mean, low, high"""
@@ -92,6 +93,7 @@ def _setting(key: str, value: object) -> str:
 
 def lineage(parents: dict[str, Checkpoint], cache: Path | None) -> str:
     """The section that names every parent and the hashes of its files (remembered in `cache`)."""
+    hash_weights(parents.values(), processors(), cache)
     models = [
         (
             name,

@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from merging.pieces import pieces
+from merging.threads import torch_threads
 
 Bits = NDArray[np.int32]
 
 SAMPLE = 1 << 15
-"""Entries of a tensor that are looked at before all of it."""
+"""Entries of a large tensor that are looked at before all of it."""
 _FEW = 1 << 12
+_SHARE = 1 << 8  # of so many entries of a smaller one: each is a read of memory that is in no cache
 _HEAVY = 0.002  # share of the sample that is equal
 _HALF = 1 << 15
 _SIGMAS = 5.0  # one band in two million misses its entry, and is then found by histogram
@@ -82,7 +84,16 @@ def found_in_all(
     `ranks` gives each score's, from how many places there are. `signed`: scores may be negative. Empty where there are
     no places.
     """
-    bits_of_score = signed_bits_of if signed else bits_of
+    with torch_threads(1):  # on pieces as small as these, two cost twice as much and are no sooner done
+        return _found_in_all(reading, score, ranks, signed_bits_of if signed else bits_of)
+
+
+def _found_in_all(
+    reading: Callable[[], Iterable[Sequence[Tensor]]],
+    score: Score,
+    ranks: Callable[[int], Sequence[Sequence[int]]],
+    bits_of_score: Callable[[Tensor], Bits],
+) -> list[list[Found]]:
     samples: list[Evenly] = []
     for parts in reading():
         size = parts[0].numel()
@@ -158,47 +169,62 @@ class Band:
     """Counts what is above `high` and keeps what is from `low` to `high`.
 
     `heavy`: whether many entries are equal to `low` or `high`, as differences of bfloat16 numbers often are; these are
-    counted and not kept.
+    counted and not kept. What is counted and kept stays apart by the piece it was in.
     """
 
     low: int
     high: int
     heavy: tuple[bool, ...] = (False, False)
     above: int = 0
-    at_high: int = 0
-    at_low: int = 0
+    at_high: list[int] = field(default_factory=list)
+    at_low: list[int] = field(default_factory=list)
     between: list[Bits] = field(default_factory=list)
 
     def count(self, bits: Bits) -> None:
-        mask = bits > self.high
-        self.above += int(np.count_nonzero(mask))
+        """The next piece."""
+        beyond = np.greater(bits, self.high)
+        above = at_high = int(np.count_nonzero(beyond))
         if self.heavy[1] or self.low == self.high:
-            self.at_high += int(np.count_nonzero(np.equal(bits, self.high, out=mask)))
-            if self.low == self.high:
-                return
-        if self.heavy[0]:
-            self.at_low += int(np.count_nonzero(np.equal(bits, self.low, out=mask)))
-        first, last = self.low + self.heavy[0], self.high - self.heavy[1]
-        if last < first:
+            at_high = int(np.count_nonzero(np.greater_equal(bits, self.high, out=beyond)))
+        self.above += above
+        self.at_high.append(at_high - above)
+        if self.low == self.high:
             return
-        # one comparison without a sign for first <= bits <= last, as differences wrap around
-        offset = (bits - np.int32(first)).view(np.uint32)
-        self.between.append(bits[np.less_equal(offset, np.uint32(last - first), out=mask)])
+        reached = (np.greater if self.heavy[0] else np.greater_equal)(bits, self.low)
+        self.between.append(bits.take(np.flatnonzero(np.logical_xor(reached, beyond, out=beyond))))
+        if self.heavy[0]:
+            at_low = int(np.count_nonzero(np.greater_equal(bits, self.low, out=reached)))
+            self.at_low.append(at_low - at_high - len(self.between[-1]))
 
     def found(self, k: int) -> Found | None:
         """The k-th largest of all that was counted; None where it lies outside of the band."""
-        larger = self.above
+        larger, at_high, at_low = self.above, sum(self.at_high), sum(self.at_low)
         if k <= larger:
             return None
-        if k <= larger + self.at_high:
-            return Found(as_float(self.high), larger, self.at_high)
-        larger += self.at_high
+        if k <= larger + at_high:
+            return Found(as_float(self.high), larger, at_high)
+        larger += at_high
         inside = np.concatenate(self.between) if self.between else np.empty(0, np.int32)
         if k <= larger + len(inside):
             one = _among(inside, k - larger)
             return Found(one.value, larger + one.larger, one.equal)
         larger += len(inside)
-        return Found(as_float(self.low), larger, self.at_low) if k <= larger + self.at_low else None
+        return Found(as_float(self.low), larger, at_low) if k <= larger + at_low else None
+
+    def home(self, one: Found, count: int) -> tuple[int, int]:
+        """Where the `count`-th of the entries that are equal to what was found is: in which piece, and which of those
+        there.
+        """
+        bits = bits_of_value(one.value)
+        if bits == self.high and any(self.at_high):
+            equal = self.at_high
+        elif bits == self.low and any(self.at_low):
+            equal = self.at_low
+        else:
+            equal = [int(np.count_nonzero(kept == bits)) for kept in self.between]
+        until = np.cumsum(equal)
+        number = int(np.searchsorted(until, count))
+        return number, count - int(until[number]) + equal[number]
 
 
 class Evenly:
@@ -250,6 +276,11 @@ def sampled(piece: Tensor, size: int) -> Bits:
     return bits_of(piece.flatten()[:: stride(piece.numel(), size)].contiguous())
 
 
+def sample_size(total: int) -> int:
+    """How many of so many entries of a tensor to look at before all of it."""
+    return min(SAMPLE, max(_FEW, total // _SHARE))
+
+
 def stride(count: int, size: int) -> int:
     """The step that takes about `size` of `count` entries; odd, so as not to stay in a few columns of a matrix."""
     return max(1, count // size) | 1
@@ -268,6 +299,12 @@ def signed_bits_of(numbers: Tensor) -> Bits:
     """The same where numbers may be negative; zeros of both signs are next to each other, and NaN is largest."""
     bits = bits_of(numbers)
     return bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
+
+
+def bits_of_value(value: float) -> int:
+    """The whole number that stands for a number: what `as_float` takes."""
+    whole = np.float32(value).view(np.int32)
+    return int(whole ^ ((whole >> 31) & np.int32(0x7FFFFFFF)))
 
 
 def as_float(bits: int | np.int32) -> float:

@@ -45,6 +45,7 @@ class Shards:
         self._layouts = [layout_of({name: shapes[name] for name in names}, dtypes) for names in cut]
         self._open: list[int] = []
         self._waiting = [0] * len(cut)
+        self._pid = os.getpid()
         self._lock = Lock()
         self._disk = ThreadPoolExecutor(1, "mergeopt-disk")
         self._taken: list[Future[None]] = []
@@ -73,7 +74,12 @@ class Shards:
         self._count(home, piece.nbytes)
 
     def _count(self, home: int, size: int) -> None:
-        """Ask the disk to take a file's bytes once there are many, one request at a time."""
+        """Ask the disk to take a file's bytes once there are many, one request at a time; whoever wrote them.
+
+        A forked process does not ask: the disk tells of an error once, and who closes the file must hear it.
+        """
+        if os.getpid() != self._pid:
+            return
         with self._lock:
             self._waiting[home] += size
             if self._waiting[home] < _BEHIND or (self._taken and not self._taken[-1].done()):

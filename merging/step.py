@@ -19,6 +19,7 @@ Read = Callable[[], Tensor]
 """A tensor as it is stored, read when it is needed; never written to."""
 Room = Callable[[int, int], Tensor]
 """Where the entries from the first number up to the second are to be put: flat, of the step's dtype, on the CPU."""
+_INFINITY = {torch.bfloat16: 0x7F80, torch.float16: 0x7C00}  # its bits
 _GPU_CHUNK = 1 << 25  # entries in a piece on a GPU, which has no use for small ones
 
 
@@ -149,6 +150,11 @@ def is_finite(tensor: Tensor) -> bool:
     """Whether there is neither NaN nor infinity in it."""
     if tensor.numel() == 0 or not tensor.dtype.is_floating_point:
         return True
+    first = _INFINITY.get(tensor.dtype)
+    if first is not None and tensor.device.type == "cpu":
+        # as whole numbers, infinity and all NaN come last: among the positive ones, and with a sign among all
+        bits = tensor.view(torch.int16).numpy()
+        return bool(bits.max() < first and bits.view("uint16").max() < first | 0x8000)
     wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
     if math.isfinite(tensor.sum(dtype=wide).item()):  # NaN and infinity stay in any sum; this is twice as fast
         return True

@@ -116,7 +116,7 @@ def finalists(study: optuna.Study, count: int, whole: int = 0) -> list[int]:
     the job's bounds come before those that do not, and these by how far they are beyond.
     """
     scored = [trial for trial in all_trials(study) if trial.state == optuna.trial.TrialState.COMPLETE]
-    front = {trial.number for trial in scored if not any(_dominates(other, trial) for other in scored)}
+    front = _front(scored)
     ranked = sorted(scored, key=lambda trial: (broken(trial), trial.number not in front, -_mean(trial), trial.number))
 
     def of(origin: str) -> list[int]:
@@ -134,6 +134,17 @@ def baseline_trials(study: optuna.Study) -> list[int]:
         for trial in all_trials(study)
         if trial.user_attrs.get("origin") == "baseline" and trial.state == optuna.trial.TrialState.COMPLETE
     ]
+
+
+def _front(scored: Sequence[optuna.trial.FrozenTrial]) -> set[int]:
+    """The numbers of the trials that none dominates: in the order looked at, whoever dominates another comes first."""
+    least = min((broken(trial) for trial in scored), default=0.0)
+    kept = [trial for trial in scored if broken(trial) == least]
+    found: list[optuna.trial.FrozenTrial] = []
+    for trial in sorted(kept, key=lambda one: tuple(-value for value in one.values)):
+        if not any(_dominates(other, trial) for other in found):
+            found.append(trial)
+    return {trial.number for trial in found}
 
 
 def _dominates(one: optuna.trial.FrozenTrial, other: optuna.trial.FrozenTrial) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import Engine, insert, select
 
 from optimizer.database import retrying, writing
+from optimizer.logs import without_secrets
 from optimizer.progress import Progress, Standings
 from optimizer.tables import DatabaseClock, log_lines
 
@@ -88,7 +89,7 @@ class JobLog(logging.Handler):
 
     def _put(self, level: str, text: str) -> None:
         with suppress(queue.Full):  # the database has been away for long; the work matters more
-            self._lines.put_nowait((level, text.replace("\x00", "\\x00")[:_LONGEST]))
+            self._lines.put_nowait((level, without_secrets(text).replace("\x00", "\\x00")[:_LONGEST]))
 
     def _put_last(self) -> None:
         with suppress(queue.Full):

@@ -326,7 +326,8 @@ def require_lease(connection: Connection, job_id: int, attempt: int) -> None:
 
     The row is locked against claims (FOR SHARE, or the write lock of SQLite); other readers of it go on.
     """
-    row = connection.execute(select(jobs).where(jobs.c.id == job_id).with_for_update(read=True)).one()
+    short = select(jobs.c.name, jobs.c.attempt, jobs.c.state)  # the rest of a row is long
+    row: Any = connection.execute(short.where(jobs.c.id == job_id).with_for_update(read=True)).one()
     _refuse_unless_current(row, attempt)
 
 

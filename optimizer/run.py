@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sqlalchemy import Engine
 
 from merging.sources import Sources
-from optimizer import report_html
+from optimizer import logs, report_html
 from optimizer.auto.conductor import Conductor
 from optimizer.auto.rule import AUTO
 from optimizer.batches import Batches, batches_of
@@ -73,6 +73,7 @@ def claim_and_run(database: Engine, url: str, name: str, address: str | None, pr
     """
     owner = new_owner()
     job = claim(database, name, owner, LEASE_SECONDS)
+    logs.all_about(job=job.name, job_id=job.id, attempt=job.attempt)
     with JobLog(database, job.id, job.attempt, progress).open() as log:
         return run_claimed(database, url, job, owner, Place(address), log)
 

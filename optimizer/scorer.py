@@ -128,7 +128,8 @@ class Scorer:
                 self.record(finished, answer.worker)
         else:
             self._lost[key] = self._lost.get(key, 0) + 1
-            _log.warning("worker lost on trial %d (%s): %s", wanted.trial, wanted.split, answer.lost)
+            told = {"trial": wanted.trial}
+            _log.warning("worker lost on trial %d (%s): %s", wanted.trial, wanted.split, answer.lost, extra=told)
             if self._lost[key] < LOST_LIMIT:
                 self._again.append(answer.unit)
                 return None

@@ -70,6 +70,7 @@ class Controller:
     _under_way: list[_Coordinator] = field(default_factory=list)
     _looked: float = field(default_factory=time.monotonic)
     _patient_until: float = 0.0
+    _idle_until: float = 0.0
     _away: bool = False
 
     @property
@@ -114,7 +115,7 @@ class Controller:
         self._looked = now
 
     def _take_next(self) -> bool:
-        if len(self._under_way) >= self.most:
+        if len(self._under_way) >= self.most or time.monotonic() < self._idle_until:
             return False
         self._notice_gaps()
         job = claim_next(self.database, self._owner, LEASE_SECONDS, abandoned=time.monotonic() >= self._patient_until)
@@ -136,8 +137,9 @@ class Controller:
         form = os.environ.get(logs.VARIABLE)  # for its lines; what Ray starts has Ray's own environment
         try:
             self.ray.start(one.name, shlex.join([*(["env", f"{logs.VARIABLE}={form}"] if form else []), *command]))
-        except RayAway:
+        except RayAway:  # though it had just answered: a cluster that is only half there
             self._give_back(one)
+            self._idle_until = time.monotonic() + LEASE_SECONDS
             raise
         self._under_way.append(one)
         self.counts.started += 1

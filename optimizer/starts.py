@@ -86,11 +86,13 @@ def further_baselines(
 def _further(
     job: JobFile, plan: Plan, groups: Sequence[Group], squared: Mapping[str, Mapping[str, float]]
 ) -> list[Start]:
+    from merging.methods import METHODS
+
     names, real = plan.space(job).coefficients, list(plan.template.experts)
     method = job.first_method()[0]
     if method == "task_arithmetic":
         return [sloped(groups, names, real, *SLOPE), by_norms(groups, names, squared)]
-    if list(names) != real:  # coefficients that are no weights of experts
+    if list(names) != real or not METHODS[method].needs_base:  # no weights of task vectors
         return []
     return [
         Start(f"{method} {scale:g}", {group.name: (scale,) * len(real) for group in groups}) for scale in USUAL_SCALES

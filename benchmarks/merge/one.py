@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.memory import anonymous
+from benchmarks.memory import anonymous, children
 
 FLOORS = ("floor", "floor_mapped")
 _BLOCK = 1 << 20
@@ -59,7 +59,7 @@ def _work(what: str, places: list[Path], out: Path, threads: int, settings: dict
         structure=settings,
     )
     if what == "hashes":  # what a first merge of new files does besides; later ones remember it
-        return lambda: _hash(Sources(plain))
+        return lambda: _hash(Sources(plain), threads)
     if method is None:
         sys.exit(f"there is no method `{what}`")
 
@@ -79,10 +79,12 @@ def _work(what: str, places: list[Path], out: Path, threads: int, settings: dict
     return merge
 
 
-def _hash(sources: Any) -> None:
-    from merging.checkpoint import file_hashes, fingerprint
+def _hash(sources: Any, threads: int) -> None:
+    from merging.checkpoint import file_hashes, fingerprint, hash_weights
 
-    for one in (sources.base, *sources.experts.values()):
+    models = (sources.base, *sources.experts.values())
+    hash_weights(models, threads)
+    for one in models:
         fingerprint(one)
         file_hashes(one)
 
@@ -127,21 +129,24 @@ def _measured(work: Callable[[], object]) -> dict[str, float]:
 
     def watch() -> None:
         while not stop.wait(0.02):
-            most[0] = max(most[0], anonymous())
+            # a forked process shares what was there before
+            forked = sum(max(0, anonymous(child) - before) for child in children())
+            most[0] = max(most[0], anonymous() + forked)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    use = resource.getrusage(resource.RUSAGE_SELF)
+    use, forked_use = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     started, used, own = time.perf_counter(), os.times(), time.process_time()
     work()
     wall, after = time.perf_counter() - started, os.times()
-    cpu = time.process_time() - own
+    forked = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = time.process_time() - own + forked.ru_utime + forked.ru_stime - forked_use.ru_utime - forked_use.ru_stime
     now = resource.getrusage(resource.RUSAGE_SELF)
     stop.set()
     watcher.join()
     return {
         "cpu": round(cpu, 3),
-        "system": round(after.system - used.system, 3),
+        "system": round(after.system - used.system + after.children_system - used.children_system, 3),
         "wall": round(wall, 3),
         "start_up_cpu": round(start_up, 3),
         "read_mib": round((now.ru_inblock - use.ru_inblock) / 2048, 1),

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from evaluators.protocol import Outcome, Split, Task
 from merging.groups import Group
+from optimizer.virtual import Virtual
 
 Coefficients = NDArray[np.float64]
 """One coefficient for each group and expert, `[groups, experts]`."""
@@ -16,15 +17,16 @@ Coefficients = NDArray[np.float64]
 
 @runtime_checkable
 class Widening(Protocol):
-    """A landscape that closed-form merges can join as further experts, if `widens` says so."""
+    """A landscape that closed-form merges can join as further experts: those that `widens` names."""
 
     @property
-    def widens(self) -> bool: ...
+    def widens(self) -> tuple[Virtual, ...]: ...
 
     def widen(self, name: str, examples: Mapping[str, Sequence[str]]) -> None:
         """Make a virtual expert, calibrated on these examples of every expert.
 
-        From then on coefficients may have a column more, for it.
+        From then on coefficients may have a column more for each that `widens` names, in its order; what is not made
+        has zeros there.
         """
         ...
 

@@ -6,6 +6,7 @@ from benchmarks.search.landscape import Coefficients, Landscape, Widening
 from evaluators.protocol import SPLITS, Outcome, Split, Task
 from merging.groups import Group
 from optimizer.efe import DIFFERENTIATED, SCORED
+from optimizer.virtual import Virtual
 
 
 class Refused(ValueError):
@@ -52,8 +53,8 @@ class Meter:
         return self._landscape.gradient(coefficients, ids, scales)
 
     @property
-    def widens(self) -> bool:
-        return isinstance(self._landscape, Widening) and self._landscape.widens
+    def widens(self) -> tuple[Virtual, ...]:
+        return self._landscape.widens if isinstance(self._landscape, Widening) else ()
 
     def widen(self, name: str, examples: Mapping[str, Sequence[str]]) -> None:
         """See `Widening.widen`. Raises `Refused` as `score` does."""

@@ -26,6 +26,8 @@ from optimizer.auto.strategy import search
 from optimizer.auto.values import Measure
 from optimizer.auto.verdict import Verdict
 from optimizer.efe import SCORED
+from optimizer.virtual import STATISTICS
+from optimizer.virtual import Virtual as Kind
 from search_spaces.bound import BoundSpace
 from search_spaces.grown import GrownSpace
 from search_spaces.nested import frame_of
@@ -58,7 +60,7 @@ class World:
 
     def __init__(self, landscape: Landscape) -> None:
         self.landscape, self.spent = landscape, 0
-        self._virtual = ("regmean",) if isinstance(landscape, Widening) and landscape.widens else ()
+        self._virtual = landscape.widens if isinstance(landscape, Widening) else ()
         self._space = space_of(landscape, self._virtual)
         self._frame = frame_of(self._space, landscape.groups)
 
@@ -74,13 +76,20 @@ class World:
             workers=workers,
             measure=Measure(landscape.tasks),
             virtual=self._virtual,
+            screened=tuple(kind for kind in self._virtual if kind not in STATISTICS),
             parents={expert: f"parent {expert}" for expert in landscape.experts},
         )
 
     def weights(self, point: Array) -> Coefficients:
-        """The point as coefficients of the experts that are there by now."""
-        rows = self._space.recipe(self._frame.parameters(point), whole=True).coefficients
-        return np.array([rows[group.name] for group in self.landscape.groups])
+        """The point as coefficients of the experts, and of the virtual ones where some have a say or may get one."""
+        recipe = self._space.recipe(self._frame.parameters(point), whole=True)
+        experts = list(recipe.experts)
+        rows = np.array([recipe.coefficients[group.name] for group in self.landscape.groups])
+        if len(experts) == len(self.landscape.experts):
+            return rows
+        wide = np.zeros((len(rows), len(self._frame.coefficients)))
+        wide[:, [self._frame.coefficients.index(name) for name in experts]] = rows
+        return wide
 
     def answer(self, ask: Ask) -> Answer:
         if isinstance(ask, Score):
@@ -102,7 +111,7 @@ class World:
         return None
 
 
-def space_of(landscape: Landscape, virtual: Sequence[str] = ()) -> BoundSpace:
+def space_of(landscape: Landscape, virtual: Sequence[Kind] = ()) -> BoundSpace:
     """The space that `auto` has where a job names none."""
     template = Recipe(
         method="task_arithmetic",

@@ -33,7 +33,8 @@ def task_vectors(base: Tensor | None, tuned: Sequence[Tensor], at: At[Any]) -> l
 def differences(base: Tensor, tuned: Sequence[Tensor]) -> list[Tensor]:
     """Each minus the base, new tensors in float32."""
     origin = base.float()
-    return [expert.float() - origin for expert in tuned]
+    # what has just been converted is ours to write to
+    return [expert - origin if expert.dtype == origin.dtype else expert.float().sub_(origin) for expert in tuned]
 
 
 def scaled(directions: list[Tensor], scale: float) -> list[Tensor]:
@@ -88,9 +89,8 @@ def elected(
             continue
         if agrees is entry:
             agrees.gt_(0)  # no longer needed itself, and faster than its sign
-        if average == "weights":
-            agrees.mul_(weight)
-        divisor = agrees if divisor is None else divisor.add_(agrees)
+        share = weight if average == "weights" else 1.0  # times 0 or 1 it is exact, and may be fused with the sum
+        divisor = agrees.mul_(share) if divisor is None else divisor.add_(agrees, alpha=share)
     assert merged is not None, "there is at least one expert"
     merged.mul_(sign)
     if divisor is None:

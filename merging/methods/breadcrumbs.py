@@ -63,9 +63,10 @@ def band(base: Tensor | None, tuned: Sequence[Tensor], at: At[Breadcrumbs]) -> l
 
 
 def _between(vector: Tensor, ends: Ends, start: int) -> Tensor:
+    """Overwrites the vector."""
     bottom, top = ends
-    kept = vector if bottom is None else bottom.kept(vector, start)
-    return kept if top is None else kept.sub_(top.kept(vector, start))
+    kept = vector if bottom is None else bottom.kept(vector, start, out=vector)
+    return kept if top is None else kept.sub_(top.kept(kept, start))
 
 
 def measure(base: Tensor | None, tuned: Sequence[Tensor], at: At[Breadcrumbs]) -> list[Ends] | int:
@@ -73,11 +74,15 @@ def measure(base: Tensor | None, tuned: Sequence[Tensor], at: At[Breadcrumbs]) -
     settings = at.structure
     if settings.scope == "row":
         return row_length(settings, tuned[0].shape)
-    shares = zip(tuned, at.each(settings.density), at.each(settings.gamma), strict=True)
-    return [
-        _ends(present(base), expert, *_ranks(expert.numel(), density, gamma, settings))
-        for expert, density, gamma in shares
+    size = tuned[0].numel()
+    limits = [
+        _ranks(size, density, gamma, settings)
+        for density, gamma in zip(at.each(settings.density), at.each(settings.gamma), strict=True)
     ]
+    looked_for = [[rank for rank in both if 0 < rank < size] for both in limits]
+    found = cuts(present(base), tuned, looked_for, exactly=True)
+    ends = [dict(zip(ranks, cut, strict=True)) for ranks, cut in zip(looked_for, found, strict=True)]
+    return [(cut.get(bottom), cut.get(top)) for cut, (bottom, top) in zip(ends, limits, strict=True)]
 
 
 def _ranks(size: int, density: float, gamma: float, settings: Breadcrumbs) -> tuple[int, int]:
@@ -93,12 +98,6 @@ def _ranks(size: int, density: float, gamma: float, settings: Breadcrumbs) -> tu
         top = min(round(gamma * size), size - 1)
         kept = kept_count(density, size - top)
     return top + kept, top
-
-
-def _ends(base: Tensor, expert: Tensor, bottom: int, top: int) -> Ends:
-    ranks = [rank for rank in (bottom, top) if 0 < rank < expert.numel()]
-    found = iter(cuts(base, expert, ranks, exactly=True) if ranks else [])
-    return (next(found) if bottom in ranks else None, next(found) if top in ranks else None)
 
 
 BREADCRUMBS = Method(

@@ -28,7 +28,9 @@ class Cabs(Sparse):
     @model_validator(mode="after")
     def _no_more_than_there_are(self) -> Cabs:
         if self.keep > self.block:
-            raise ValueError(f"`keep` must be at most `block`, but is {self.keep} of {self.block}")
+            raise ValueError(
+                f"`keep` must be at most `block`, but is {self.keep} of {self.block}; lower it, or raise `block`"
+            )
         return self
 
 

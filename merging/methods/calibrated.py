@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,18 +18,22 @@ if TYPE_CHECKING:
 
 
 class Calibrated(Frozen):
-    """Settings of methods with statistics.
+    """Settings of methods with statistics, of the kind `kind`."""
 
-    A recipe's digest has the name of the folder and not what is in it: leave it as it is once it is written.
-    """
-
+    kind: ClassVar[Literal["gram", "fisher"]]
     statistics: str = Field(default="", description="the folder with a file for each expert, as `calibrate` writes it")
 
-    def opened(self, kind: Literal["gram", "fisher"], experts: Sequence[str]) -> list[Statistics]:
+    def opened(self, experts: Sequence[str]) -> list[Statistics]:
         """The statistics of each expert, in order; nothing where no folder is named. Raises `MergeError`."""
         from merging.statistics import expert_statistics  # needs torch, which the table of methods must not
 
-        return expert_statistics(Path(self.statistics), kind, experts) if self.statistics else []
+        return expert_statistics(Path(self.statistics), self.kind, experts) if self.statistics else []
+
+    def fingerprint(self, experts: Sequence[str], cache: Path | None = None) -> str | None:
+        """A hash of what the folder holds for these experts; None where no folder is named. Raises `MergeError`."""
+        from merging.statistics import expert_fingerprint
+
+        return expert_fingerprint(Path(self.statistics), self.kind, experts, cache) if self.statistics else None
 
 
 def from_experts(base: Tensor | None, tuned: Sequence[Tensor], at: At[Any]) -> list[Tensor]:  # noqa: ARG001

@@ -159,7 +159,7 @@ def _chances(magnitudes: Tensor, low: float, width: float) -> Tensor:
     counts = torch.bincount(flat, minlength=height * _BINS).view(height, _BINS)
     # the mean of each bin's ranks, which count from 0, is half a bin and a half below the end of the bin
     step = width / (length - 1)
-    table = counts.cumsum(1).float().sub_(counts.float().mul_(0.5)).mul_(step).add_(low - step / 2).round_()
+    table = counts.cumsum(1).float().sub_(counts.float(), alpha=0.5).mul_(step).add_(low - step / 2).round_()
     if low < 1:
         table.clamp_(min=1)
     return table.view(-1).index_select(0, flat).view(height, length)

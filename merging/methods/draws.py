@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from merging.methods.method import At
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 BLOCK = 1 << 17
@@ -41,21 +44,41 @@ def draws(at: At[Any], expert: int, count: int) -> Tensor:
     import torch
 
     numbers = np.empty(count, dtype=np.float32)
-    generator = np.random.SFC64(0)
     done = 0
     while done < count:
         block, skipped = divmod(at.start + done, BLOCK)
         taken = min(BLOCK - skipped, count - done)
-        generator.state = _state(at, expert, block)
-        raw = generator.random_raw((skipped + taken + 3) // 4).view(np.uint16)
-        numbers[done : done + taken] = raw[skipped : skipped + taken]
+        name = "\0".join([str(at.seed), at.experts[expert], at.tensor, str(block)])
+        # slices that meet inside of a block are asked for one after the other
+        if skipped or BLOCK / 2 <= taken < BLOCK:
+            raw = _remembered(name)[skipped : skipped + taken]
+        else:
+            raw = _raw(name, taken)
+        numbers[done : done + taken] = raw
         done += taken
     return torch.from_numpy(numbers)
 
 
-def _state(at: At[Any], expert: int, block: int) -> Any:
+def _raw(name: str, count: int) -> NDArray[np.uint16]:
+    """The first `count` numbers of a block."""
     import numpy as np
 
-    text = "\0".join([str(at.seed), at.experts[expert], at.tensor, str(block)])
-    words = np.frombuffer(hashlib.sha256(text.encode()).digest(), dtype="<u8").astype(np.uint64)
-    return {"bit_generator": "SFC64", "state": {"state": words}, "has_uint32": 0, "uinteger": 0}
+    words = np.frombuffer(hashlib.sha256(name.encode()).digest(), dtype="<u8").astype(np.uint64)
+    generator: Any = np.random.SFC64(_any_seed())
+    generator.state = {"bit_generator": "SFC64", "state": {"state": words}, "has_uint32": 0, "uinteger": 0}
+    raw: NDArray[np.uint16] = generator.random_raw((count + 3) // 4).view(np.uint16)
+    return raw[:count]
+
+
+@lru_cache(maxsize=32)
+def _remembered(name: str) -> NDArray[np.uint16]:
+    """All numbers of a block, 256 KiB; the last ones for several experts and threads."""
+    return _raw(name, BLOCK)
+
+
+@cache
+def _any_seed() -> np.random.SeedSequence:
+    """A generator wants a seed before it is given its state; spreading one out takes twice as long as the rest."""
+    import numpy as np
+
+    return np.random.SeedSequence(0)

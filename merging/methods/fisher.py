@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from merging.errors import MergeError
 from merging.methods.calibrated import Calibrated, from_experts, refused, weighted_average
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 class Fisher(Calibrated):
     """Settings of `fisher`."""
+
+    kind: ClassVar = "fisher"
 
 
 def fisher_average(weights: Sequence[Tensor], fishers: Sequence[Tensor], row: Sequence[float] | None = None) -> Tensor:
@@ -70,7 +72,7 @@ def merged_tensor(
 
 def combined(base: Tensor | None, directions: Sequence[Tensor], at: At[Fisher]) -> Tensor:  # noqa: ARG001
     """The Fisher average, or the weighted average of tensors without statistics. A base takes no part."""
-    statistics = at.structure.opened("fisher", at.experts)
+    statistics = at.structure.opened(at.experts)
     found = merged_tensor(at.tensor, directions, statistics, at.row) if statistics else None
     return found if found is not None else weighted_average(directions, at.row)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from merging.pieces import CHUNK, pieces
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from merging.selection import Bits, Found
+    from merging.selection import Band, Bits
 
 
 @dataclass(frozen=True)
@@ -25,26 +25,33 @@ class Cut:
     value: float
     until: int | None = None
 
-    def kept(self, vector: Tensor, start: int = 0) -> Tensor:
-        """A new tensor with zeros for what is smaller; `vector` is a slice of the flattened tensor from `start` on,
-        or all of it in any shape. NaN is kept.
+    def kept(self, vector: Tensor, start: int = 0, out: Tensor | None = None) -> Tensor:
+        """A new tensor, or `out`, with zeros for what is smaller. NaN is kept.
+
+        `vector` is a slice of the flattened tensor from `start` on, or all of it in any shape; it may be `out`.
         """
-        if self.until is None:
-            return larger(vector, _below(self.value))
-        place = min(max(self.until - start, 0), vector.numel())
-        if place == vector.numel():
-            return larger(vector, _below(self.value))
-        made = larger(vector, self.value)
-        if place:
-            made.view(-1)[:place] = larger(vector.view(-1)[:place], _below(self.value))
+        import torch
+
+        made = vector.new_empty(vector.shape) if out is None else out
+        for part, target, bound in self._parts(vector, made, start):
+            torch.ops.aten.hardshrink.out(part, bound, out=target)
         return made
 
+    def mask(self, numbers: Tensor, start: int = 0) -> Tensor:
+        """The same tensor, of numbers that are not negative, with 1.0 for what is kept and 0.0 for what is smaller."""
+        for part, _, bound in self._parts(numbers, numbers, start):
+            part.gt_(bound)
+        return numbers
 
-def larger(vector: Tensor, bound: float) -> Tensor:
-    """A new tensor with zeros for all but the entries whose magnitude is above the bound."""
-    from torch.nn.functional import hardshrink
-
-    return hardshrink(vector, bound)
+    def _parts(self, numbers: Tensor, made: Tensor, start: int) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """Parts of both, flattened, and the bound that kept entries are above."""
+        size = numbers.numel()
+        place = size if self.until is None else min(max(self.until - start, 0), size)
+        flat, target = numbers.view(-1), made.view(-1)
+        if place:
+            yield flat[:place], target[:place], _below(self.value)
+        if place < size:
+            yield flat[place:], target[place:], self.value
 
 
 def _below(value: float) -> float:
@@ -56,61 +63,72 @@ def _below(value: float) -> float:
     return float(np.nextafter(np.float32(value), np.float32(0)))
 
 
-def cuts(base: Tensor, expert: Tensor, ranks: Sequence[int], *, exactly: bool) -> list[Cut]:
-    """For each rank k, where the k largest entries of the task vector end; tensors as they are stored.
+def cuts(base: Tensor, tuned: Sequence[Tensor], ranks: Sequence[Sequence[int]], *, exactly: bool) -> list[list[Cut]]:
+    """For each expert and each of its ranks k, where the k largest entries of its task vector end; one reading.
 
-    `exactly`: of entries as large as the k-th those that come first are kept, so that k are; otherwise all are.
+    Tensors are as they are stored. `exactly`: of entries as large as the k-th those that come first are kept, so that k
+    are; otherwise all are.
     """
+    import torch
 
-    from merging.selection import SAMPLE, bits_of, stride
+    from merging.selection import bands_around, bits_of, sample_size, stride
 
+    if not any(ranks):
+        return [[] for _ in ranks]
     total = base.numel()
-    step = stride(total, SAMPLE)
-    few = expert.view(-1)[::step].float() - base.view(-1)[::step].float()
-    sample = bits_of(few.abs_().cpu())
-    return ends_of(ranks, total, sample, lambda: magnitudes(base, expert), exactly=exactly)
+    every = stride(total, sample_size(total))
+    few = base.view(-1)[::every].float()
+    samples = [bits_of((expert.view(-1)[::every].float() - few).abs_().cpu()) for expert in tuned]
+    bands = [bands_around(some, total, sample) for some, sample in zip(ranks, samples, strict=True)]
+    wide, buffer = torch.empty(min(total, CHUNK)), torch.empty(min(total, CHUNK))
+
+    def read(expert: Tensor, start: int, origin: Tensor) -> Bits:
+        """|task vector| from an entry on; overwritten by the next, so that each is in the cache when it is counted."""
+        part = buffer[: origin.numel()].copy_(expert.view(-1)[start : start + CHUNK])
+        return bits_of(part.sub_(origin).abs_())
+
+    def origin(start: int) -> Tensor:
+        return wide[: min(CHUNK, total - start)].copy_(base.view(-1)[start : start + CHUNK])
+
+    for start in range(0, total, CHUNK):
+        here = origin(start)
+        for expert, several in zip(tuned, bands, strict=True):
+            if several:
+                bits = read(expert, start, here)
+                for band in several:
+                    band.count(bits)
+
+    def again(expert: Tensor) -> Callable[[int], Bits]:
+        return lambda start: read(expert, start, origin(start))
+
+    return [
+        [cut(k, band, total, again(expert), exactly=exactly) for k, band in zip(some, several, strict=True)]
+        for expert, some, several in zip(tuned, ranks, bands, strict=True)
+    ]
 
 
-def ends_of(
-    ranks: Sequence[int], total: int, sample: Bits, reading: Callable[[], Iterable[Tensor]], *, exactly: bool
-) -> list[Cut]:
-    """The same for any numbers that are not negative; `sample` are bits of some of those that are read."""
-    from merging.selection import bits_of, found
+def cut(rank: int, band: Band, total: int, read: Callable[[int], Bits], *, exactly: bool = True) -> Cut:
+    """Where the `rank` largest of `total` numbers end, that are not negative and were counted by the band.
 
-    ends = found(ranks, total, sample, lambda: map(bits_of, reading()))
-    return closed(ranks, ends, reading()) if exactly else [Cut(end.value) for end in ends]
-
-
-def closed(ranks: Sequence[int], ends: Sequence[Found], reading: Iterable[Tensor]) -> list[Cut]:
-    """Cuts that keep exactly so many entries; reads only where not all that are equal to the last one are kept."""
-    wanted = [k - end.larger for k, end in zip(ranks, ends, strict=True)]
-    parted = [number for number, end in enumerate(ends) if wanted[number] < end.equal]
-    places = places_of([ends[number].value for number in parted], [wanted[number] for number in parted], reading)
-    found = dict(zip(parted, places, strict=True))
-    return [Cut(end.value, found.get(number)) for number, end in enumerate(ends)]
-
-
-def places_of(values: Sequence[float], counts: Sequence[int], reading: Iterable[Tensor]) -> list[int]:
-    """For each value, the place behind as many entries equal to it as its count says, in memory order."""
+    `read(start)` gives the bits of up to `CHUNK` of them from there on, once more.
+    """
     import numpy as np
 
-    places = [0] * len(values)
-    left = list(counts)
-    start = 0
-    for piece in reading if values else ():
-        entries = piece.numpy()
-        for number, value in enumerate(values):
-            if left[number] <= 0:
-                continue
-            here = entries == np.float32(value)
-            count = int(np.count_nonzero(here))
-            if count >= left[number]:
-                places[number] = start + int(np.flatnonzero(here)[left[number] - 1]) + 1
-            left[number] -= count
-        start += len(entries)
-        if max(left) <= 0:
-            break
-    return places
+    from merging.selection import bits_of_value, by_histogram
+
+    starts = range(0, total, CHUNK)
+    one = band.found(rank)
+    last = one or by_histogram(rank, lambda: map(read, starts))
+    left = rank - last.larger
+    if not exactly or left >= last.equal:
+        return Cut(last.value)
+    number, left = band.home(last, left) if one is not None else (0, left)
+    for start in starts[number:]:
+        equal = np.flatnonzero(read(start) == bits_of_value(last.value))
+        if left <= len(equal):
+            return Cut(last.value, start + int(equal[left - 1]) + 1)
+        left -= len(equal)
+    raise RuntimeError("numbers must be the same in every reading, but are not; this is a fault of mergeopt")
 
 
 def magnitudes(base: Tensor, expert: Tensor, size: int = CHUNK) -> Iterator[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
@@ -28,6 +28,7 @@ _ROWS = 4096  # of a weight in float64 at a time: the head of a language model h
 class RegMean(Calibrated):
     """Settings of `regmean`."""
 
+    kind: ClassVar = "gram"
     alpha: Annotated[float, Range(0.05, 1)] = Field(
         default=ALPHA, ge=0, le=1, description="what is left of a Gram matrix's entries off the diagonal"
     )
@@ -114,7 +115,7 @@ def merged_layer(
 
 def combined(base: Tensor | None, directions: Sequence[Tensor], at: At[RegMean]) -> Tensor:  # noqa: ARG001
     """`regmean` of a linear layer, the weighted average of tensors that have no Gram matrices. A base takes no part."""
-    statistics, setting = at.structure.opened("gram", at.experts), at.structure
+    statistics, setting = at.structure.opened(at.experts), at.structure
     found = (
         merged_layer(at.tensor, directions, statistics, at.row, setting.alpha, setting.ridge) if statistics else None
     )

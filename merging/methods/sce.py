@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from merging.methods.arithmetic import differences, present, scaled, task_vectors
-from merging.methods.magnitudes import Cut, closed, slices
+from merging.methods.magnitudes import Cut, cut, slices
 from merging.methods.method import At, Method, always
 from merging.methods.searchable import Range
 from merging.methods.sparse import Share, Sparse
-from merging.pieces import pieces
+from merging.pieces import CHUNK
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from merging.selection import Bits
 
 _TOO_SMALL = 1e-6  # mean squares that sum to less are taken for none by mergekit: those of most fine-tunes
 
@@ -48,7 +50,7 @@ def selected(base: Tensor | None, tuned: Sequence[Tensor], at: At[Sce]) -> list[
     vectors = task_vectors(base, tuned, at)
     seen = at.measured or measure(base, tuned, at)
     if at.structure.mask == "delta" and seen.end is not None:
-        mask = seen.end.kept(variance(tuned).view(vectors[0].shape), at.start).sign_()
+        mask = seen.end.mask(variance(tuned).view(vectors[0].shape), at.start)
         for vector in vectors:
             vector.mul_(mask)
     return scaled(vectors, at.structure.scale)
@@ -64,13 +66,13 @@ def measure(base: Tensor | None, tuned: Sequence[Tensor], at: At[Sce]) -> Seen:
     end = _selection(tuned, at.structure.density) if at.structure.density < 1 else None
     energies = [0.0] * len(tuned)
     start = 0
-    for parts in slices(base, tuned):
-        vectors = differences(parts[0], parts[1:])
-        if end is not None:
-            mask = end.kept(variance(parts[1:]), start).sign_()
-        start += parts[0].numel()
-        for number, vector in enumerate(vectors):
-            energies[number] += float((vector.square_() if end is None else vector.square_().mul_(mask)).sum())
+    for origin, *parts in slices(base, tuned):
+        wide = [part.float() for part in parts]
+        mask = None if end is None else end.mask(variance(wide), start)
+        for number, vector in enumerate(differences(origin, wide)):
+            square = vector.square_()
+            energies[number] += float((square if mask is None else square.mul_(mask)).sum())
+        start += len(origin)
     total = sum(energies)
     if at.structure.compat == "mergekit" and total < _TOO_SMALL * start:
         total = 0.0
@@ -80,28 +82,24 @@ def measure(base: Tensor | None, tuned: Sequence[Tensor], at: At[Sce]) -> Seen:
 def _selection(tuned: Sequence[Tensor], density: float) -> Cut | None:
     import numpy as np
 
-    from merging.selection import SAMPLE, bands_around, bits_of, by_histogram, stride
+    from merging.selection import bands_around, bits_of, sample_size, stride
 
-    def spread() -> Iterator[Tensor]:
-        return (variance([part.cpu() for part in parts]) for parts in zip(*map(pieces, tuned), strict=True))
+    def spread(start: int) -> Bits:
+        return bits_of(variance([expert.view(-1)[start : start + CHUNK].cpu() for expert in tuned]))
 
     size = tuned[0].numel()
     if size == 0:
         return None
-    step = stride(size, SAMPLE)
-    sample = bits_of(variance([expert.view(-1)[::step].cpu() for expert in tuned]))
+    every = stride(size, sample_size(size))
+    sample = bits_of(variance([expert.view(-1)[::every].cpu() for expert in tuned]))
     likely = max(1, round(density * float(np.count_nonzero(sample)) / len(sample) * size))
     (band,) = bands_around([likely], size, sample)
     differing = 0
-    for piece in spread():
-        bits = bits_of(piece)
-        differing += int(np.count_nonzero(bits))
+    for start in range(0, size, CHUNK):
+        bits = spread(start)
+        differing += int(np.count_nonzero(bits != 0))
         band.count(bits)
-    if differing == 0:
-        return None
-    rank = max(1, int(density * differing))
-    (cut,) = closed([rank], [band.found(rank) or by_histogram(rank, lambda: map(bits_of, spread()))], spread())
-    return cut
+    return cut(max(1, int(density * differing)), band, size, spread) if differing else None
 
 
 def variance(tuned: Sequence[Tensor]) -> Tensor:
@@ -111,14 +109,13 @@ def variance(tuned: Sequence[Tensor]) -> Tensor:
     times as large as there are experts, so that little cancels. The base has no part in it.
     """
     first = tuned[0].float()
-    total = squares = None
-    for expert in tuned[1:]:
-        difference = expert.float() - first
-        total = difference.clone() if total is None else total.add_(difference)
-        difference.square_()
-        squares = difference if squares is None else squares.add_(difference)
-    if total is None or squares is None:
+    if len(tuned) == 1:
         return first.new_zeros(first.shape)
+    total, *others = differences(first, tuned[1:])
+    squares = total.square()
+    for other in others:
+        total.add_(other)
+        squares.add_(other.square_())
     return squares.div_(len(tuned)).sub_(total.div_(len(tuned)).square_())
 
 
@@ -132,19 +129,20 @@ def erased(base: Tensor | None, directions: Sequence[Tensor], at: At[Sce]) -> Te
     if at.measured is None:
         raise ValueError("`sce` must see a tensor before it combines it; call it at `Method.measured_at`")
     entries = [direction * weight for weight, direction in zip(at.row, directions, strict=True)]
-    sign = entries[0].clone()
-    for entry in entries[1:]:
+    sign = entries[0] + entries[1] if len(entries) > 1 else entries[0].clone()
+    for entry in entries[2:]:
         sign.add_(entry)
     sign.sign_()
     if at.structure.compat == "mergekit":
         sign.add_(0.5).sign_()
-    merged, divisor = sign.new_zeros(sign.shape), sign.new_zeros(sign.shape)
+    merged, divisor = None, sign.new_zeros(sign.shape)
     for eta, entry in zip(at.measured.weights, entries, strict=True):
-        entry.mul_(sign).clamp_(min=0)
-        merged.add_(entry * eta)
-        divisor.add_(entry.gt_(0).mul_(eta))
+        weight = (entry * sign).gt_(0).mul_(eta)  # eta where the signs agree, 0 elsewhere
+        merged = entry.mul_(weight).add_(0.0 if merged is None else merged)  # so that there is no zero with a sign
+        divisor.add_(weight)
+    assert merged is not None, "there is at least one expert"
     divisor.add_(divisor.clone().eq_(0))  # none agree, or those without energy: by 1
-    return merged.mul_(sign).div_(divisor).add_(present(base).float())
+    return merged.div_(divisor).add_(present(base).float())
 
 
 SCE = Method(

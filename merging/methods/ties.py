@@ -49,7 +49,8 @@ def trimmed(base: Tensor | None, tuned: Sequence[Tensor], at: At[Any]) -> list[T
         kept = [kept_in_rows(vector, ends, density) for vector, density in shares]
     else:
         kept = [
-            vector if end is None else end.kept(vector, at.start) for vector, end in zip(vectors, ends, strict=True)
+            vector if end is None else end.kept(vector, at.start, out=vector)
+            for vector, end in zip(vectors, ends, strict=True)
         ]
     return scaled(kept, at.structure.scale)
 
@@ -61,16 +62,12 @@ def measure(base: Tensor | None, tuned: Sequence[Tensor], at: At[Any]) -> list[C
         return row_length(settings, tuned[0].shape)
     if at.survey is not None:
         return [None if value is None else Cut(value) for value in at.survey]
-    ends: list[Cut | None] = []
-    for expert, density in zip(tuned, at.each(settings.density), strict=True):
-        size = expert.numel()
-        if density == 1 or size == 0:
-            ends.append(None)
-            continue
-        exactly = settings.compat == "mergekit"
-        rank = max(1, int(density * size)) if exactly else kept_count(density, size)
-        ends += cuts(present(base), expert, [rank], exactly=exactly)
-    return ends
+    size, exactly = tuned[0].numel(), settings.compat == "mergekit"
+    ranks = [
+        [] if density == 1 or size == 0 else [max(1, int(density * size)) if exactly else kept_count(density, size)]
+        for density in at.each(settings.density)
+    ]
+    return [ends[0] if ends else None for ends in cuts(present(base), tuned, ranks, exactly=exactly)]
 
 
 def thresholds(whole: WholeModel, structure: Trimmed) -> tuple[float | None, ...] | None:

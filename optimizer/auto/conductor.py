@@ -49,7 +49,7 @@ from optimizer.plan import Plan
 from optimizer.progress import Progress, Standings
 from optimizer.scorer import Finished, Round, Scorer, each_of
 from optimizer.spec import JobFile
-from optimizer.study import all_trials, enqueue_baseline, open_point, open_waiting, tell
+from optimizer.study import all_trials, open_point, tell
 from optimizer.told import attributes_of
 from optimizer.virtual import STATISTICS, Calibration, make_virtual
 from search_spaces.nested import Frame, frame_of
@@ -306,10 +306,7 @@ class Conductor:
                 trial = open_point(self.study, parameters, self._distributions, attributes)
             else:
                 assert baseline is not None
-                enqueue_baseline(self.study, None, {**attributes, "recipe": baseline.recipe.model_dump_json()})
-                opened = open_waiting(self.study, self._distributions)
-                assert opened is not None
-                trial = opened
+                trial = open_point(self.study, {}, {}, {**attributes, "recipe": baseline.recipe.model_dump_json()})
             self._trials[candidate.number] = trial.number
         return self._trials[candidate.number]
 

@@ -32,6 +32,7 @@ class RayJobs:
 
     url: str
     node: str
+    address: str
     _client: Any = None
 
     def start(self, name: str, entrypoint: str) -> None:
@@ -39,10 +40,11 @@ class RayJobs:
 
         Raises `RayAway` where the cluster does not answer.
         """
+        command = f"env RAY_ADDRESS={self.address} {entrypoint}"  # else it is whichever cluster this machine has
         here = {f"node:{self.node}": 0.001}  # where this machine's files are
         with _answers():
             try:
-                self._at().submit_job(entrypoint=entrypoint, submission_id=name, entrypoint_resources=here)
+                self._at().submit_job(entrypoint=command, submission_id=name, entrypoint_resources=here)
             except RuntimeError as error:
                 if "already exists" not in str(error):
                     raise
@@ -61,7 +63,8 @@ class RayJobs:
                 if "404" in str(error):
                     return Told("unknown", "Ray knows nothing of it: its head was started anew")
                 raise
-        return Told("ended" if info.status.is_terminal() else "under way", info.message or "")
+        message, _, _log = (info.message or "").partition(", last available logs")
+        return Told("ended" if info.status.is_terminal() else "under way", message)
 
     def log(self, name: str) -> str:
         """What the job has printed, as far as its node still is there."""
@@ -90,7 +93,8 @@ def _answers() -> Iterator[None]:
     except (ConnectionError, OSError, TimeoutError) as error:
         raise RayAway(str(error)) from error
     except RuntimeError as error:
-        if any(f"status code {code}" in str(error) for code in (500, 502, 503, 504)):
+        passing = ("No available agent", *(f"status code {code}" for code in (500, 502, 503, 504)))
+        if any(sign in str(error) for sign in passing):
             raise RayAway(str(error)) from error
         raise
 
@@ -118,7 +122,8 @@ def ray_jobs(address: str | None) -> Iterator[RayJobs]:
             f"Ray cannot be reached or started on {address or 'this machine'}: {error}. Check --address, or leave it "
             "out for a local one."
         ) from error
-    found = RayJobs(f"http://{context.address_info['webui_url']}", library.util.get_node_ip_address())
+    known = context.address_info
+    found = RayJobs(f"http://{known['webui_url']}", library.util.get_node_ip_address(), known["gcs_address"])
     if address is not None:
         library.shutdown()
     try:

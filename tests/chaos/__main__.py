@@ -24,7 +24,8 @@ from tests.chaos.storm import Tally, storm
 from tests.postgres import PostgresServer
 
 DISK = "300M"
-IN_A_STORM = 30  # kills at most
+TRIALS = 100
+IN_A_STORM = 40  # kills at most
 SEEDS = 4  # of searches: each has to be run undisturbed once
 _OWN_DISK = "MERGEOPT_CHAOS_OWN_DISK"
 
@@ -34,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--kills", type=int, default=200, help="how many kill -9 there must be in all")
     parser.add_argument("--in-a-storm", type=int, default=IN_A_STORM, help="kills in a storm, at most")
+    parser.add_argument("--trials", type=int, default=TRIALS, help="of each job")
     parser.add_argument("--databases", nargs="+", choices=("sqlite", "postgresql"), default=["sqlite", "postgresql"])
     parser.add_argument("--kinds", nargs="+", choices=list(TABLE), default=None, help="only these disturbances")
     parser.add_argument("--seed", type=int, default=None)
@@ -64,9 +66,9 @@ def _storms(
     kills = number = 0
     while kills < options.kills or number < len(options.databases):
         database = options.databases[number % len(options.databases)]
-        search = (seed + number) % SEEDS
+        search = (seed + number // len(options.databases)) % SEEDS
         if search not in undisturbed:
-            calm = (place / f"calm-{search}", said / f"calm-{search}", None, search, 0, [])
+            calm = (place / f"calm-{search}", said / f"calm-{search}", None, search, options.trials, 0, [])
             undisturbed[search] = storm(*calm, say=lambda _: None, undisturbed=None)[1]
             _say(began, f"search {search} undisturbed")
         own = f"{seed}-{number}"
@@ -74,7 +76,7 @@ def _storms(
             server = None
             if database == "postgresql":
                 server = stack.enter_context(contextlib.closing(PostgresServer()))
-            there = (place / own, said / own, server, search, options.in_a_storm)
+            there = (place / own, said / own, server, search, options.trials, options.in_a_storm)
             tally, _ = storm(*there, kinds, lambda what: _say(began, what), undisturbed[search])
         for folder in (place / own, said / own):
             shutil.rmtree(folder)

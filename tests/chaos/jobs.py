@@ -12,30 +12,29 @@ from optimizer.plan import Plan, baselines
 from optimizer.spec import JobFile
 from tests.integration.search.bench import GROUPS, TASKS, job_file, plan_of
 
-TRIALS = 100
 COUNTS = {"gradient": 40, "search": 30, "select": 15, "test": 15}  # examples of each task
 # Where several workers are busy, the engine of TPE hears of them in the order they end, and learns accordingly.
 WORKERS = {"tpe": 1, "cma-es": 2, "random": 2, "auto": 2}
 
 
-def file_of(engine: str, seed: int) -> JobFile:
+def file_of(engine: str, seed: int, trials: int) -> JobFile:
     """A search by this engine, called after it."""
-    search: dict[str, Any] = {"engine": engine, "budget": {"trials": TRIALS}, "seed": seed}
+    search: dict[str, Any] = {"engine": engine, "budget": {"trials": trials}, "seed": seed}
     space: dict[str, Any] = {"granularity": "layerwise"}
     if engine == "auto":
-        search["budget"] = {"examples": TRIALS * COUNTS["search"] * len(TASKS)}
+        search["budget"] = {"examples": trials * COUNTS["search"] * len(TASKS)}
         space = {"granularity": "grown", "bounds": [-0.25, 1.5]}
     return job_file(name=engine, space=space, search=search, workers={"count": WORKERS[engine]})
 
 
-def budget_of(engine: str) -> tuple[int | None, int]:
+def budget_of(engine: str, trials: int) -> tuple[int | None, int]:
     """Trials and examples that such a job must use; `auto` may use fewer examples, in trials of its own."""
-    return (None if engine == "auto" else TRIALS), TRIALS * COUNTS["search"] * len(TASKS)
+    return (None if engine == "auto" else trials), trials * COUNTS["search"] * len(TASKS)
 
 
-def submit(database: Engine, engine: str, seed: int, folder: Path) -> Job:
+def submit(database: Engine, engine: str, seed: int, trials: int, folder: Path) -> Job:
     """Put the job in the queue, as `mergeopt submit` does after its checks."""
-    file = file_of(engine, seed)
+    file = file_of(engine, seed, trials)
     plan = _plan(file)
     ledger = [
         LedgerEntry(f"{task}:{split}{number}", task, split)

@@ -23,7 +23,7 @@ from sqlalchemy.pool import NullPool
 
 from optimizer.database import normalise_url, open_database
 from optimizer.jobs import get_job
-from optimizer.tables import jobs, outcomes
+from optimizer.tables import jobs, log_lines, outcomes
 from tests.conftest import Tiny
 from tests.e2e.commandline import MERGEOPT, job_content
 from tests.postgres import PostgresServer, StartError
@@ -109,6 +109,11 @@ class RayTown:
         """How many rounds of the job are recorded by attempts after this one."""
         chosen = select(func.count()).select_from(outcomes).join(jobs, jobs.c.id == outcomes.c.job_id)
         return int(self._scalar(chosen.where(jobs.c.name == name, outcomes.c.attempt > after), 0))
+
+    def spoke(self, name: str, after: int) -> bool:
+        """Whether a coordinator of a later attempt than this one has taken the job over, and says so."""
+        chosen = select(func.count()).select_from(log_lines).join(jobs, jobs.c.id == log_lines.c.job_id)
+        return bool(self._scalar(chosen.where(jobs.c.name == name, log_lines.c.attempt > after), 0))
 
     def attempt(self, name: str) -> int:
         """The number of the job's last attempt."""

@@ -75,6 +75,8 @@ class Storm:
                 pause = time.monotonic() + self.rng.uniform(0.1, 1.2)
             time.sleep(0.05)
         self._look()
+        if calm_since is not None:
+            self.say(f"all done, {time.monotonic() - calm_since:.1f} s after nothing befell them any more")
         while not self.town.calm:
             self.town.tend()
             time.sleep(0.05)
@@ -113,17 +115,18 @@ def storm(
     said: Path,
     server: PostgresServer | None,
     seed: int,
+    trials: int,
     kills: int,
     kinds: list[str],
     say: Say,
     undisturbed: dict[str, Answer] | None,
 ) -> tuple[Tally, dict[str, Answer]]:
-    """One town, one job for each engine, one storm; what befell, and what the jobs came to.
+    """One town, one job of so many trials for each engine, one storm; what befell, and what the jobs came to.
 
     Raises `AssertionError` where anything is not as promised, and where jobs came to something else than `undisturbed`.
     """
     with town(place, said, server) as here:
-        here.submit(list(ENGINES), seed)
+        here.submit(list(ENGINES), seed, trials)
         raging = Storm(here, random.Random(f"{seed} {kills} {place.name}"), kinds, say)
         raging.rage(kills)
         tally = raging.tally
@@ -132,6 +135,6 @@ def storm(
             tally.attempts = connection.scalar(select(func.sum(jobs.c.attempt))) or 0
         answers = {engine: answer_of(here.database, here.url, engine) for engine in ENGINES}
         for engine in ENGINES:
-            check_budget(answers[engine], *budget_of(engine))
+            check_budget(answers[engine], *budget_of(engine, trials))
             check(here.database, here.url, engine, (undisturbed or answers)[engine])
     return tally, answers

@@ -15,7 +15,7 @@ from optimizer.owners import new_owner
 from optimizer.queue import claim_next
 from optimizer.tables import DatabaseClock, jobs
 
-LEASE = 30.0
+LEASE = 12.0
 HOUR = 3600.0
 
 

@@ -14,7 +14,7 @@ from tests.conftest import Tiny
 from tests.e2e.commandline import Place, job_content, told
 
 pytestmark = pytest.mark.timeout(1800)
-TRIALS = 40
+TRIALS = 30
 PER_TASK = 60  # about half a second for a trial
 LEASE_SECONDS = 30.0
 
@@ -46,7 +46,9 @@ def test_a_job_whose_coordinator_and_worker_are_killed_goes_on_by_itself(place: 
     coordinators[-1].kill()
     killed, before = time.monotonic(), told(place.trials())
     place.wait_for(service, lambda: len(told(place.trials())) > len(before), "another coordinator tells trials")
-    assert time.monotonic() - killed < 2 * LEASE_SECONDS
+    recovered = time.monotonic() - killed
+    print(f"the next coordinator told a trial after {recovered:.1f} s")
+    assert recovered < 2 * LEASE_SECONDS
     assert place.job().attempt == 2
     _of(service.pid, "ray::Worker")[0].kill()
     place.end(service, 0)

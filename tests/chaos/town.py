@@ -52,9 +52,9 @@ class Town:
         self._urls = [proxy.url(self.url) for proxy in self.proxies] or [self.url]
         (self.said / "url").write_text(self.url)
 
-    def submit(self, engines: list[str], seed: int) -> list[Job]:
+    def submit(self, engines: list[str], seed: int, trials: int) -> list[Job]:
         """Put jobs in the queue, called after their engines."""
-        return [submit(self.database, engine, seed, self.folder) for engine in engines]
+        return [submit(self.database, engine, seed, trials, self.folder) for engine in engines]
 
     def tend(self) -> None:
         """Do what is due, and start what has ended."""

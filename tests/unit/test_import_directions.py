@@ -33,6 +33,8 @@ HOMES = {
     "plotly": {"optimizer/plots.py", "optimizer/report_html.py"},
     "optuna_dashboard": {"optimizer/dashboard.py"},
     "vllm": {"evaluators/vllm/"},
+    "structlog": {"optimizer/logs.py"},
+    "prometheus_client": {"optimizer/metrics.py"},
     "tensorboardX": {"optimizer/trackers/tensorboard.py"},
     "mlflow": {"optimizer/trackers/mlflow.py"},
     "wandb": {"optimizer/trackers/wandb.py"},

@@ -14,8 +14,11 @@ from benchmarks.search.zoo.kinds import Zoo
 from benchmarks.search.zoo.train import Weights, new_model
 from evaluators.protocol import Outcome, Split, Task
 from merging.groups import group_of, groups_of
+from merging.methods.arithmetic import elected, kept_count
 from merging.methods.regmean import regmean
+from merging.selection import kth_largest
 from merging.statistics import Grams
+from optimizer.virtual import Virtual, settings_of
 
 SIZES: dict[Split, int] = {"gradient": 640, "search": 512, "select": 256, "test": 3000}  # type: ignore[dict-item]
 OPTIONS = 4
@@ -31,7 +34,8 @@ class MergedZoo:
 
     def __init__(self, name: str, zoo: Zoo, weights: Weights, seed: int) -> None:
         torch.set_num_threads(1)
-        self.name, self._zoo, self.widens = name, zoo, True
+        self.name, self._zoo = name, zoo
+        self.widens: tuple[Virtual, ...] = ("ties", "regmean")
         self.experts = zoo.skills
         base = weights["base"]
         self.groups = tuple(groups_of(base))
@@ -42,6 +46,7 @@ class MergedZoo:
         self._place = {tensor: place[group_of(tensor).name] for tensor in base}
         self._base = base
         self._vectors = {t: torch.stack([weights[k][t] - base[t] for k in self.experts]) for t in base}
+        self._made: dict[str, dict[str, Tensor]] = {}  # virtual experts, as task vectors
         self.tasks = tuple(
             Task(skill, "acc" if skill in zoo.choices else "exact_match", True, 1.0, "score") for skill in zoo.skills
         )
@@ -83,17 +88,41 @@ class MergedZoo:
         return found, [float(losses[name].detach()) for name in ids]
 
     def widen(self, name: str, examples: Mapping[str, Sequence[str]]) -> None:
-        """See `Widening.widen`. RegMean, by the product's own functions."""
-        if name != "regmean":
-            raise KeyError(f"a zoo can be widened by regmean, but not by {name}")
-        grams = {expert: self._grams(number, examples[expert]) for number, expert in enumerate(self.experts)}
+        """See `Widening.widen`, by the product's own functions. What was made before of that name is gone."""
+        if name not in self.widens:
+            raise KeyError(f"a zoo can be widened by {' and '.join(self.widens)}, but not by {name}")
+        self._made[name] = self._ties() if name == "ties" else self._regmean(examples)
+        columns = [self._made.get(name, {}) for name in self.widens]
         for tensor, vectors in self._vectors.items():
-            vectors = vectors[: len(self.experts)]
-            tuned = [self._base[tensor] + vector for vector in vectors]
+            own = vectors[: len(self.experts)]
+            beside = [made.get(tensor, torch.zeros_like(own[0])) for made in columns]
+            self._vectors[tensor] = torch.cat([own, torch.stack(beside)])
+
+    def _ties(self) -> dict[str, Tensor]:
+        settings = settings_of("ties")
+        own = {tensor: list(vectors[: len(self.experts)]) for tensor, vectors in self._vectors.items()}
+        ends = []
+        for expert in range(len(self.experts)):
+            whole = [vectors[expert].abs() for vectors in own.values()]
+            [end] = kth_largest(whole, [kept_count(settings["density"], sum(one.numel() for one in whole))])
+            ends.append(end)
+        row = (settings["weight"],) * len(self.experts)
+        kept = {
+            tensor: [torch.where(vector.abs() >= end, vector, 0.0) for vector, end in zip(vectors, ends, strict=True)]
+            for tensor, vectors in own.items()
+        }
+        return {tensor: elected(vectors, row) for tensor, vectors in kept.items()}
+
+    def _regmean(self, examples: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
+        grams = {expert: self._grams(number, examples[expert]) for number, expert in enumerate(self.experts)}
+        found = {}
+        for tensor, vectors in self._vectors.items():
+            tuned = [self._base[tensor] + vector for vector in vectors[: len(self.experts)]]
             own = [grams[expert].get(tensor) for expert in self.experts]
             known = [gram for gram in own if gram is not None]
             merged = regmean(tuned, known) if len(known) == len(own) else torch.stack(tuned).mean(0)
-            self._vectors[tensor] = torch.cat([vectors, (merged - self._base[tensor])[None]])
+            found[tensor] = merged - self._base[tensor]
+        return found
 
     def _grams(self, expert: int, ids: Sequence[str]) -> dict[str, Tensor]:
         """Second moments of every linear layer's inputs, one example at a time: padding must not count."""

@@ -32,7 +32,9 @@ def _widen_jobs() -> None:
 
 
 def _forget_old_request() -> None:
-    with op.batch_alter_table("mergeopt_jobs") as jobs:
+    # What is long comes last: SQLite reads a row up to the last column that is asked for.
+    last: list[tuple[str, ...]] = [("write_id", "folder", "error", "spec", "plan", "result")]
+    with op.batch_alter_table("mergeopt_jobs", partial_reordering=last) as jobs:
         for column in ("served", "priority", "deaths"):
             jobs.alter_column(column, server_default=None)
         jobs.drop_column("cancel_requested")

@@ -231,6 +231,12 @@ def test_a_budget_of_trials_is_kept_by_a_torn_search_as_well(tmp_path: Path) -> 
     assert told(last.study) == told(undisturbed.study)
 
 
+def test_a_closed_form_merge_has_to_win_the_screen_unless_it_needs_data_or_the_job_names_it() -> None:
+    plan = plan_of(auto_job()).model_copy(update={"virtual": ("ties", "regmean")})
+    assert plan.screened(auto_job()) == ("ties",)
+    assert plan.screened(auto_job(virtual=["ties", "regmean"])) == ()
+
+
 def test_a_search_by_another_method_begins_at_its_usual_scales() -> None:
     job = job_file(method={"name": "ties", "structure": {"density": 0.3}}, search={"budget": {"examples": 3000}})
     norms = {expert: {group.name: 1.0 for group in GROUPS} for expert in EXPERTS}

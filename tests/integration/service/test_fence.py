@@ -26,9 +26,13 @@ def _url(database: Engine) -> str:
 
 
 def _taken(database: Engine, seconds: float) -> Job:
-    job = claim_next(database, new_owner(), seconds)
-    assert job is not None
-    return job
+    """Claimed as a controller does: a row that a zombie's write holds just now is passed over until the next look."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        job = claim_next(database, new_owner(), seconds)
+        if job is not None:
+            return job
+    pytest.fail("no job could be taken for 30 s")
 
 
 def _study(database: Engine, job: Job) -> optuna.Study:

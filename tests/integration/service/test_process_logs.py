@@ -1,4 +1,4 @@
-"""What real processes of a service write where JSON is asked for: every line parses, names its job, hides the password."""
+"""What processes of a service write where JSON is asked for: lines that parse, name their job and hide the password."""
 
 import json
 import os
