@@ -80,12 +80,15 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     twins, tasks = twins_of(evaluator), tuple(evaluator.tasks())
     no_gradient = _no_gradient(job, tasks, twins, counts)
     needs = sketch.needs if no_gradient is not None else _with_gradients(job, sketch.needs, model)
+    virtual = _virtual(job, tasks, twins, model, sketch, counts)
+    made = len(virtual) * needs.model_bytes  # written into the job's folder as the search goes on
+    needs = needs.model_copy(update={"disk_bytes": needs.disk_bytes + made})
     _check_disk(needs, folder)
     if local:
         check_workers(job, needs)
     fingerprints = _read_weights(sources, say)
     template = _with_statistics(job, _template(job, fingerprints, _commits(sources)))
-    plan = _plan(job, template, sources, _virtual(job, tasks, twins, model, sketch, counts))
+    plan = _plan(job, template, sources, virtual)
     found = {"examples": counts, "tasks": tasks, "no_gradient": no_gradient, "needs": needs}
     plan = plan.model_copy(update=found)
     if job.engine() == AUTO and job.models.base is not None:
@@ -295,7 +298,7 @@ def _virtual(
     sketch: Plan,
     counts: dict[str, int],
 ) -> tuple["Virtual", ...]:
-    """The virtual experts that join the search: those the job names, or RegMean where nothing speaks against it."""
+    """The virtual experts that may join: those the job names, or TIES and RegMean where nothing speaks against them."""
     from merging.statistics import gram_bytes
     from optimizer.virtual import STATISTICS
 
@@ -311,10 +314,11 @@ def _virtual(
         against = "they are made by workers whose engine is `torch`"
     wanted = job.search.virtual
     if wanted is None:
-        few = model is None or not counts.get("gradient") or len(job.models.experts) < 2
-        if against is not None or few or "regmean" in job.models.experts or model is None:
+        if against is not None or model is None or len(job.models.experts) < 2:
             return ()
-        return ("regmean",) if gram_bytes(model) <= 2 * sketch.needs.model_bytes else ()
+        calibrated = counts.get("gradient") and gram_bytes(model) <= 2 * sketch.needs.model_bytes
+        found: tuple[Virtual, ...] = ("ties", "regmean") if calibrated else ("ties",)
+        return tuple(kind for kind in found if kind not in job.models.experts)
     needing = [kind for kind in wanted if kind in STATISTICS]
     if against is None and needing and not counts.get("gradient"):
         against = f"`{needing[0]}` needs gradient examples, and the job's `splits` give none"
@@ -585,8 +589,8 @@ def _check_disk(needs: Needs, folder: Path) -> None:
     free = shutil.disk_usage(nearest_existing(folder)).free
     if needs.disk_bytes > free:
         raise InputError(
-            f"the database, the report and one export need about {gib(needs.disk_bytes)} in {folder}, but {gib(free)} "
-            "is free; make room or choose another folder with --folder."
+            f"the job's files and one export need about {gib(needs.disk_bytes)} in {folder}, but {gib(free)} is free; "
+            "make room or choose another folder with --folder."
         )
 
 

@@ -9,7 +9,6 @@ from optimizer.auto.descent import Descent
 from optimizer.auto.problem import Parts
 from optimizer.auto.state import Asking, State
 from optimizer.efe import DIFFERENTIATED, SCORED
-from optimizer.virtual import STATISTICS
 from search_spaces.nested import Frame
 
 BATCH = 16
@@ -18,17 +17,15 @@ OWN = {"scales": 1.0, "depth": 0.7, "full": 0.5}  # how fast each stage's own di
 LEAST_STEPS, MOST_STEPS = 8, 160
 ROUNDS = 8
 STAGE = "gradient"
-SURELY = 3.0  # standard errors
 CHECK = 64  # examples that a round's answer is compared with its start on; more in later rounds
 
 
 def descend(state: State, leader: Candidate, parts: Parts) -> Asking:
     """The leader after descent, in rounds: each is twice as long as the last, as long as it helps.
 
-    The first is at most one pass over the gradient split. A round's answer takes over only where it is better than the
-    leader on search examples, which the gradient has not seen.
+    The first is at most one pass over the gradient split. A round's answer takes over only where it is better than its
+    start on search examples, which the gradient has not seen.
     """
-    start = beginning(state, leader)
     size = batch_size(state)
     steps = max(LEAST_STEPS, len(state.problem.examples["gradient"]) // size)
     taught = state.problem.measure.taught(state.problem.examples["gradient"])
@@ -39,7 +36,7 @@ def descend(state: State, leader: Candidate, parts: Parts) -> Asking:
         steps = min(steps, room // (price * size), MOST_STEPS)
         if steps < LEAST_STEPS or state.over():
             break
-        point = yield from _round(state, start, steps, parts)
+        point = yield from _round(state, leader, steps, parts)
         if point is None:
             break
         found = state.candidate(point, "search", f"gradient {number + 1}", stage=STAGE, round=number)
@@ -48,25 +45,10 @@ def descend(state: State, leader: Candidate, parts: Parts) -> Asking:
         if found.number in state.failed or state.paired(found, leader)[0] < 0:
             yield [Recommend(leader.place)]
             if number == 0:
-                yield [
-                    Note("The gradient's answer was no better than the leader on search examples, and was left.")
-                ]
+                yield [Note("The gradient's answer was no better than its start on search examples, and was left.")]
             break
-        leader, start, steps = found, found, steps * 2
+        leader, steps = found, steps * 2
     return leader
-
-
-def beginning(state: State, leader: Candidate) -> Candidate:
-    """Where a descent begins: at the best calibrated merge, unless that is surely worse than the leader.
-
-    Something else may lead the screen and still be a worse place to begin at: on a zoo of benchmarks/search six steps
-    took RegMean from 86 to 92 points and TIES, which led, from 87 to 89.
-    """
-    calibrated = [one for one in state.candidates if one.label in state.joined and one.label in STATISTICS]
-    usable = [one for one in calibrated if one.number not in state.failed]
-    best = max(usable, key=state.seen_mean, default=leader)
-    difference, error = state.paired(best, leader)
-    return leader if difference < -SURELY * error else best
 
 
 def batch_size(state: State) -> int:

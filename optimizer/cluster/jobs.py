@@ -1,6 +1,7 @@
 """Coordinators as jobs of Ray: start one, ask how it does, stop it."""
 
 import contextlib
+import functools
 import logging
 import os
 import sys
@@ -100,6 +101,18 @@ def _answers() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _agent_on_a_free_port(library: Any) -> Iterator[None]:
+    """Ray's agent, which starts jobs, has one port for all clusters of a machine; ray.init has no way to name one."""
+    parameters = library._private.parameter.RayParams
+    usual = parameters.__init__
+    parameters.__init__ = functools.partialmethod(usual, dashboard_agent_listen_port=0)
+    try:
+        yield
+    finally:
+        parameters.__init__ = usual
+
+
+@contextlib.contextmanager
 def ray_jobs(address: str | None) -> Iterator[RayJobs]:
     """The job facility of the cluster at `address`, or of a local one that lasts as long as the block.
 
@@ -116,7 +129,8 @@ def ray_jobs(address: str | None) -> Iterator[RayJobs]:
     try:
         # ray.init would put a handler of its own in place of ours, and what that raises can be lost inside Ray
         library._private.utils.set_sigterm_handler = lambda _handler: None
-        context = library.init(address=address or "local", **quiet, **({} if address else local))
+        with contextlib.nullcontext() if address else _agent_on_a_free_port(library):
+            context = library.init(address=address or "local", **quiet, **({} if address else local))
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(
             f"Ray cannot be reached or started on {address or 'this machine'}: {error}. Check --address, or leave it "

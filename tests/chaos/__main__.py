@@ -16,11 +16,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from tests.chaos.checks import Answer
 from tests.chaos.disturbances import TABLE
-from tests.chaos.storm import Tally, storm
+from tests.chaos.storm import Tally, Weather, storm
 from tests.postgres import PostgresServer
 
 DISK = "300M"
@@ -68,16 +69,17 @@ def _storms(
         database = options.databases[number % len(options.databases)]
         search = (seed + number // len(options.databases)) % SEEDS
         if search not in undisturbed:
-            calm = (place / f"calm-{search}", said / f"calm-{search}", None, search, options.trials, 0, [])
-            undisturbed[search] = storm(*calm, say=lambda _: None, undisturbed=None)[1]
+            there, calm = (place / f"calm-{search}", said / f"calm-{search}"), Weather(search, options.trials)
+            undisturbed[search] = storm(*there, None, calm, say=lambda _: None, undisturbed=None)[1]
             _say(began, f"search {search} undisturbed")
         own = f"{seed}-{number}"
         with contextlib.ExitStack() as stack:
             server = None
             if database == "postgresql":
                 server = stack.enter_context(contextlib.closing(PostgresServer()))
-            there = (place / own, said / own, server, search, options.trials, options.in_a_storm)
-            tally, _ = storm(*there, kinds, lambda what: _say(began, what), undisturbed[search])
+            weather = Weather(search, options.trials, options.in_a_storm, tuple(kinds))
+            tell = partial(_say, began)
+            tally, _ = storm(place / own, said / own, server, weather, tell, undisturbed[search])
         for folder in (place / own, said / own):
             shutil.rmtree(folder)
         kills, number = kills + tally.kills, number + 1
@@ -89,6 +91,9 @@ def _say(began: float, what: str) -> None:
 
 
 def _may_mount() -> bool:
+    """Whether we may have a file system of our own over /tmp, and nothing that we run from lies there."""
+    if any(Path(path).is_relative_to("/tmp") for path in (__file__, sys.prefix, sys.base_prefix)):
+        return False
     tried = ["unshare", "-Urm", "mount", "-t", "tmpfs", "tmpfs", "/tmp"]
     try:
         return subprocess.run(tried, capture_output=True, check=False).returncode == 0

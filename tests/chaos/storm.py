@@ -44,13 +44,26 @@ class Tally:
         self.attempts += other.attempts
 
 
+@dataclass(frozen=True)
+class Weather:
+    """What to expect: a search with this seed and so many trials for each engine, and up to so many kills.
+
+    `kinds` are those of `disturbances.TABLE` that may come; none of them leaves the jobs undisturbed.
+    """
+
+    seed: int
+    trials: int
+    kills: int = 0
+    kinds: tuple[str, ...] = ()
+
+
 @dataclass
 class Storm:
-    """Disturbances of one town. `kinds` are those of `disturbances.TABLE` that may come."""
+    """Disturbances of one town."""
 
     town: Town
     rng: random.Random
-    kinds: list[str]
+    weather: Weather
     say: Say
     tally: Tally = field(default_factory=Tally)
 
@@ -60,14 +73,14 @@ class Storm:
         self._witness = Witness(self._eyes)
         self._worker_killed_at = -1
 
-    def rage(self, kills: int) -> None:
+    def rage(self) -> None:
         """Until so many kills have come and the jobs are done, or they are done before."""
         pause = time.monotonic() + 1.0
         calm_since: float | None = None
         while not self._done():
             self.town.tend()
             self._look()
-            if self.tally.kills >= kills and self.town.calm:
+            if self.tally.kills >= self.weather.kills and self.town.calm:
                 calm_since = calm_since or time.monotonic()
                 assert time.monotonic() - calm_since < PATIENCE, f"not done in time\n{self.town.logs()}"
             elif time.monotonic() >= pause:
@@ -82,7 +95,8 @@ class Storm:
             time.sleep(0.05)
 
     def _befall(self) -> None:
-        kind = self.rng.choices(self.kinds, [TABLE[kind][1] for kind in self.kinds])[0]
+        kinds = self.weather.kinds
+        kind = self.rng.choices(kinds, [TABLE[kind][1] for kind in kinds])[0]
         if kind == "kill worker":
             # three workers lost on one recipe are its failure, so it gets no second
             if self._witness.count == self._worker_killed_at:
@@ -114,27 +128,24 @@ def storm(
     place: Path,
     said: Path,
     server: PostgresServer | None,
-    seed: int,
-    trials: int,
-    kills: int,
-    kinds: list[str],
+    weather: Weather,
     say: Say,
     undisturbed: dict[str, Answer] | None,
 ) -> tuple[Tally, dict[str, Answer]]:
-    """One town, one job of so many trials for each engine, one storm; what befell, and what the jobs came to.
+    """One town, one job for each engine, one storm; what befell, and what the jobs came to.
 
     Raises `AssertionError` where anything is not as promised, and where jobs came to something else than `undisturbed`.
     """
     with town(place, said, server) as here:
-        here.submit(list(ENGINES), seed, trials)
-        raging = Storm(here, random.Random(f"{seed} {kills} {place.name}"), kinds, say)
-        raging.rage(kills)
+        here.submit(list(ENGINES), weather.seed, weather.trials)
+        raging = Storm(here, random.Random(f"{weather} {place.name}"), weather, say)
+        raging.rage()
         tally = raging.tally
         tally.jobs = len(ENGINES)
         with here.database.connect() as connection:
             tally.attempts = connection.scalar(select(func.sum(jobs.c.attempt))) or 0
         answers = {engine: answer_of(here.database, here.url, engine) for engine in ENGINES}
         for engine in ENGINES:
-            check_budget(answers[engine], *budget_of(engine, trials))
+            check_budget(answers[engine], *budget_of(engine, weather.trials))
             check(here.database, here.url, engine, (undisturbed or answers)[engine])
     return tally, answers

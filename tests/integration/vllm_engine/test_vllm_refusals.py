@@ -115,8 +115,8 @@ def test_the_torch_engine_asks_nothing_of_vllm(write: Any, installed: Any) -> No
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"gpu_memory_utilization": 1.5}, "less than or equal to 1"),
-        ({"max_model_len": 8}, "greater than or equal to 16"),
+        ({"gpu_memory_utilization": 1.5}, "at most 1"),
+        ({"max_model_len": 8}, "at least 16"),
         ({"tensor_parallel": 2}, "unknown key"),
     ],
 )

@@ -421,7 +421,7 @@ def misled(known: Quadratics) -> Callable[[Ask], Answer]:
 def test_where_the_gradient_misleads_its_answer_is_left_and_the_report_says_so() -> None:
     known = landscape(2)
     log = drive(posed(), misled(known))
-    assert any("no better than the leader on search examples, and was left" in note for note in log.notes)
+    assert any("no better than its start on search examples, and was left" in note for note in log.notes)
     assert known.quality(log.answer) > best_arm(known, posed()) + 0.05
     assert log.verdict is not None
     assert log.verdict.winner is not None
