@@ -93,7 +93,7 @@ def say(text: str, **figures: Any) -> None:
 def complain(text: str) -> None:
     """Say why a command ends."""
     if _set_up:
-        _said.error(text)
+        _said.error(text if wants_json() else f"mergeopt: {text}")
     else:
         print(f"mergeopt: {without_secrets(text)}", file=sys.stderr, flush=True)
 
