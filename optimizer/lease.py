@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from sqlalchemy import Engine, select
@@ -23,6 +23,7 @@ from optimizer.tables import jobs
 
 LEASE_SECONDS = 30.0
 RENEW_SECONDS = 5.0
+LISTEN_SECONDS = 1.0
 SILENT_SECONDS = 1800.0
 
 _log = logging.getLogger(__name__)
@@ -68,7 +69,12 @@ class Lease:
             raise Interrupted("interrupt")
 
     def _keep(self) -> None:
-        while not self._over.wait(RENEW_SECONDS if self._request is None else LEASE_SECONDS / 3):
+        renewed_at = time.monotonic()
+        while not self._over.wait(min(LISTEN_SECONDS, RENEW_SECONDS)):
+            if time.monotonic() - renewed_at < RENEW_SECONDS:
+                self._listen()
+                continue
+            renewed_at = time.monotonic()
             if time.monotonic() - self._seen > SILENT_SECONDS:
                 _log.error("nothing has moved for %.0f s; the lease is left to run out", SILENT_SECONDS)
                 continue
@@ -82,6 +88,11 @@ class Lease:
             except Exception as error:  # whatever it is, the work has to hear of it
                 self._error = error
                 return
+
+    def _listen(self) -> None:
+        """Hear of a request sooner than by the next renewal, which will say whatever goes wrong here."""
+        with suppress(Exception), self.database.connect() as connection:
+            self._request = connection.scalar(select(jobs.c.request).where(jobs.c.id == self.job.id))
 
     def _divide(self) -> None:
         there = self.capacity()
