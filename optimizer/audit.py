@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, insert, select
 
 from optimizer.database import retrying, writing
-from optimizer.tables import DatabaseClock, audit, jobs
+from optimizer.tables import NAME_LENGTH, DatabaseClock, audit, jobs
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,11 @@ class Deed:
 def user() -> str:
     """Who runs this process: `MERGEOPT_USER`, which containers set, or the operating system's name."""
     try:
-        return os.environ.get("MERGEOPT_USER") or getpass.getuser()
+        name = os.environ.get("MERGEOPT_USER") or getpass.getuser()
     except (KeyError, OSError):  # no entry for this user id, as in some containers
         return "unknown"
+    # It is printed on other people's terminals.
+    return "".join(letter if letter.isprintable() else "?" for letter in name)[:NAME_LENGTH]
 
 
 def note(connection: Connection, action: str, job_id: int | None = None, **data: Any) -> None:

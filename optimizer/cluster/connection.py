@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from optimizer.cluster.environment import prepare_environment
+from optimizer.cluster.environment import agent_on_a_free_port, prepare_environment
 from optimizer.cluster.room import LOOKOUT, cluster_capacity
 from optimizer.errors import InputError
 from optimizer.spec import Workers
@@ -28,13 +28,15 @@ def cluster(address: str | None, workers: Workers) -> Iterator[None]:
         ray._private.utils.set_sigterm_handler = lambda _handler: None
         if address is None:
             cores = max(os.cpu_count() or 1, int(workers.count * workers.cpus + 0.999))
-            ray.init(address="local", include_dashboard=False, num_cpus=cores, **quiet)
+            with agent_on_a_free_port(ray):
+                ray.init(address="local", include_dashboard=False, num_cpus=cores, **quiet)
         else:
             ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
         where = address or "this machine"
         raise InputError(
-            f"Ray cannot be reached or started on {where}: {error}. Check --address, or leave it out for a local one."
+            f"Ray cannot be reached or started on {where}: {error}. Check --address and Ray's token, or leave the "
+            "address out for a local one."
         ) from error
     try:
         with contextlib.redirect_stdout(sys.stderr):  # Ray prints what happens to its workers; ours is for results

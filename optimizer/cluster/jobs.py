@@ -1,7 +1,6 @@
 """Coordinators as jobs of Ray: start one, ask how it does, stop it."""
 
 import contextlib
-import functools
 import logging
 import os
 import sys
@@ -9,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from optimizer.cluster.environment import prepare_environment
+from optimizer.cluster.environment import agent_on_a_free_port, prepare_environment
 from optimizer.errors import InputError
 
 Standing = Literal["under way", "ended", "unknown"]
@@ -101,18 +100,6 @@ def _answers() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _agent_on_a_free_port(library: Any) -> Iterator[None]:
-    """Ray's agent, which starts jobs, has one port for all clusters of a machine; ray.init has no way to name one."""
-    parameters = library._private.parameter.RayParams
-    usual = parameters.__init__
-    parameters.__init__ = functools.partialmethod(usual, dashboard_agent_listen_port=0)
-    try:
-        yield
-    finally:
-        parameters.__init__ = usual
-
-
-@contextlib.contextmanager
 def ray_jobs(address: str | None) -> Iterator[RayJobs]:
     """The job facility of the cluster at `address`, or of a local one that lasts as long as the block.
 
@@ -129,12 +116,12 @@ def ray_jobs(address: str | None) -> Iterator[RayJobs]:
     try:
         # ray.init would put a handler of its own in place of ours, and what that raises can be lost inside Ray
         library._private.utils.set_sigterm_handler = lambda _handler: None
-        with contextlib.nullcontext() if address else _agent_on_a_free_port(library):
+        with contextlib.nullcontext() if address else agent_on_a_free_port(library):
             context = library.init(address=address or "local", **quiet, **({} if address else local))
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, library.exceptions.AuthenticationError) as error:
         raise InputError(
-            f"Ray cannot be reached or started on {address or 'this machine'}: {error}. Check --address, or leave it "
-            "out for a local one."
+            f"Ray cannot be reached or started on {address or 'this machine'}: {error}. Check --address and Ray's "
+            "token, or leave the address out for a local one."
         ) from error
     known = context.address_info
     found = RayJobs(f"http://{known['webui_url']}", library.util.get_node_ip_address(), known["gcs_address"])

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from optimizer.jobs import Job, State
     from optimizer.spec import JobFile
 
-Priority = Annotated[int, typer.Option("--priority", help="Higher ones are taken from the queue first.")]
+Priority = Annotated[int, typer.Option("--priority", min=-1000, max=1000, help="Higher ones are taken first.")]
 SHOWN = 50
 
 
@@ -125,7 +125,7 @@ def cancel(job: JobName, storage: Storage = DEFAULT_STORAGE) -> None:
 def change(
     job: JobName,
     storage: Storage = DEFAULT_STORAGE,
-    priority: Annotated[int | None, typer.Option("--priority", help="Higher ones are served first.")] = None,
+    priority: Annotated[int | None, typer.Option("--priority", min=-1000, max=1000, help="Higher first.")] = None,
     workers: Annotated[
         int | None,
         typer.Option("--workers", min=1, max=1024, help="Workers at most, in place of the file's number."),
@@ -164,7 +164,7 @@ def jobs(
     storage: Storage = DEFAULT_STORAGE,
     state: Annotated[str | None, typer.Option("--state", help="Only queued ones, or running, failed, ...")] = None,
     user: Annotated[str | None, typer.Option("--user", help="Only those that this user submitted.")] = None,
-    last: Annotated[int, typer.Option("--last", min=1, help="As many at most, the newest.")] = SHOWN,
+    last: Annotated[int, typer.Option("--last", min=1, max=1_000_000, help="As many at most, the newest.")] = SHOWN,
     everything: Annotated[bool, typer.Option("--all", help="All jobs there are.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Again every two seconds; Ctrl-C ends it.")] = False,
     as_json: Json = False,
@@ -196,7 +196,7 @@ def logs(
     job: JobName,
     storage: Storage = DEFAULT_STORAGE,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended or stopped.")] = False,
-    last: Annotated[int, typer.Option("--last", min=1, help="As many lines at first.")] = 200,
+    last: Annotated[int, typer.Option("--last", min=1, max=1_000_000, help="As many lines at first.")] = 200,
     as_json: Json = False,
 ) -> None:
     """Show what a job's coordinators have said, wherever they ran."""

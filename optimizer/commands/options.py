@@ -44,8 +44,20 @@ Storage = Annotated[
         show_default=DEFAULT_STORAGE,
     ),
 ]
+
+
+def _address(value: str | None) -> str | None:
+    """An address that is empty comes from a variable that is not set."""
+    if value is not None and not value.strip():
+        raise InputError(
+            "--address must name a Ray cluster, such as HEAD:6379, but is empty; leave it out for a local one."
+        )
+    return value
+
+
 Address = Annotated[
-    str | None, typer.Option("--address", help="A running Ray cluster. Without it a local one is started.")
+    str | None,
+    typer.Option("--address", help="A running Ray cluster. Without it a local one is started.", callback=_address),
 ]
 Folder = Annotated[
     Path | None, typer.Option("--folder", help="Where the job's files go. Default: mergeopt-jobs/<name>.")

@@ -58,7 +58,7 @@ def ledger(job: JobName, storage: Storage = DEFAULT_STORAGE, as_json: Json = Fal
 def audit(
     job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="Only what was done to this job.")] = None,
     storage: Storage = DEFAULT_STORAGE,
-    last: Annotated[int, typer.Option("--last", min=1, help="As many at most, the newest.")] = 100,
+    last: Annotated[int, typer.Option("--last", min=1, max=1_000_000, help="As many at most, the newest.")] = 100,
     as_json: Json = False,
 ) -> None:
     """Show who did what: jobs submitted, taken, stopped, changed, exported; limits set."""

@@ -17,6 +17,7 @@ from optimizer.commands.options import (
 from optimizer.commands.shared import database, print_json, print_rich
 from optimizer.errors import InputError
 
+MOST = 1_000_000
 db = typer.Typer(help="The job database.", no_args_is_help=True)
 
 
@@ -89,8 +90,10 @@ def doctor(
 def limits(
     user: Annotated[str | None, typer.Argument(metavar="[USER]", help="Whose limits; `*` is everybody else.")] = None,
     storage: Storage = DEFAULT_STORAGE,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Workers, all their jobs together.")] = None,
-    running: Annotated[int | None, typer.Option("--jobs", min=0, help="Jobs that run at a time.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, max=MOST, help="Workers, all jobs together.")
+    ] = None,
+    running: Annotated[int | None, typer.Option("--jobs", min=0, max=MOST, help="Jobs that run at a time.")] = None,
     none: Annotated[bool, typer.Option("--none", help="Take the user's limits away.")] = False,
     as_json: Json = False,
 ) -> None:
