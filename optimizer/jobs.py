@@ -42,6 +42,7 @@ from optimizer.audit import note
 from optimizer.database import insert_once, retrying, writing
 from optimizer.errors import InputError, JobFailed
 from optimizer.examples import LedgerEntry, insert_entries
+from optimizer.logs import without_secrets
 from optimizer.owners import is_gone
 from optimizer.tables import NAME_LENGTH, DatabaseClock, gradients, jobs, outcomes
 
@@ -413,7 +414,7 @@ def job_of(row: Row[Any]) -> Job:
 
 
 def storable(text: str | None) -> str | None:
-    """What both databases can keep: no NUL, no half of a surrogate pair (some paths have them)."""
+    """What both databases can keep and anybody may read: no password, no NUL, no half of a surrogate pair."""
     if text is None:
         return None
-    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+    return without_secrets(text).replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()

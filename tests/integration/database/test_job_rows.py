@@ -221,6 +221,12 @@ def test_any_error_text_can_be_kept(database: Engine) -> None:
     assert failed.error == "bad byte \\x00, half a pair \\udc80, héé 模型"
 
 
+def test_an_error_that_quotes_a_url_is_kept_without_its_password(database: Engine) -> None:
+    job = _claimed(database)
+    failed = finish(database, job.id, job.attempt, "failed", error="cannot reach postgresql://ada:secret99@host/jobs")
+    assert failed.error == "cannot reach postgresql://ada:***@host/jobs"
+
+
 def test_a_state_no_code_knows_cannot_be_stored(database: Engine) -> None:
     _job(database)
     with pytest.raises(IntegrityError), database.begin() as connection:
