@@ -1,10 +1,12 @@
 """A Ray cluster of several nodes on this machine: a head without processors, and nodes that tests add and take away."""
 
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import ray
 from ray.cluster_utils import Cluster
 
 from optimizer.cluster import cluster
@@ -59,4 +61,14 @@ def whole_town() -> Iterator[Town]:
 def town(whole_town: Town) -> Iterator[Town]:
     """The cluster without a node that could work, this process connected to it."""
     with cluster(whole_town.address, Workers()):
+        _wait_until_nobody_could_work()
         yield whole_town
+
+
+def _wait_until_nobody_could_work() -> None:
+    """The head takes a node that a test before has killed for alive until it has missed some health checks."""
+    library: Any = ray
+    deadline = time.monotonic() + 60
+    while any(node["Alive"] and node["Resources"].get("CPU") for node in library.nodes()):
+        assert time.monotonic() < deadline, library.nodes()
+        time.sleep(0.2)
