@@ -52,6 +52,19 @@ _NAMES_SHOWN = 20
 _NAMES_LOOKED_AT = 1000
 
 
+STOPPED: dict[str | None, State] = {"cancel": "cancelled", "pause": "paused"}
+"""What a job is once its holder has done as it was asked."""
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What changes of a job while it is carried out."""
+
+    state: State
+    attempt: int
+    request: Request | None
+
+
 @dataclass(frozen=True)
 class Renewed:
     """A lease that was extended, and what its holder is asked to do meanwhile."""
@@ -149,6 +162,14 @@ def get_job(engine: Engine, name: str | int) -> Job:
     """The job of that name, or else of that id. For an unknown one, `InputError` lists the names."""
     with engine.connect() as connection:
         return job_of(find(connection, name, select(jobs)))
+
+
+@retrying
+def glance(engine: Engine, job_id: int) -> Glance:
+    """A look at the job of that id without the rest of its row, which is long."""
+    with engine.connect() as connection:
+        short = select(jobs.c.state, jobs.c.attempt, jobs.c.request).where(jobs.c.id == job_id)
+        return Glance(*connection.execute(short).one())
 
 
 @retrying
@@ -272,8 +293,7 @@ def release(
         if row.attempt == attempt and row.state in ("interrupted", "cancelled", "paused", "queued"):
             return job_of(row)
         _refuse_unless_current(row, attempt)
-        asked: dict[str | None, State] = {"cancel": "cancelled", "pause": "paused"}
-        given_back = asked.get(row.request, state)
+        given_back = STOPPED.get(row.request, state)
         note(connection, "given back" if given_back == "queued" else given_back, job_id, attempt=attempt)
         return end(connection, row, given_back, error=storable(error))
 
@@ -289,7 +309,7 @@ def record_death(engine: Engine, job_id: int, attempt: int, reason: str, pause: 
         row = connection.execute(for_update().where(jobs.c.id == job_id)).one()
         _refuse_unless_current(row, attempt)
         deaths = connection.scalar(select(deaths_with_this()).where(jobs.c.id == job_id))
-        state: State = "cancelled" if row.request == "cancel" else "paused" if row.request == "pause" else "queued"
+        state = STOPPED.get(row.request, "queued")
         note(connection, "died", job_id, attempt=attempt, reason=storable(reason))
         later = {"deaths": deaths, "not_before": DatabaseClock() + (pause if deaths else 0.0)}
         end(connection, row, state, error=storable(reason))

@@ -18,7 +18,7 @@ from optimizer.database import retrying
 from optimizer.jobs import Job, LeaseLost, Request, renew
 from optimizer.limits import EVERYBODY, all_limits
 from optimizer.scorer import Interrupted
-from optimizer.shares import Capacity, Demand, shares
+from optimizer.shares import Demand, Offer, shares
 from optimizer.tables import jobs
 
 LEASE_SECONDS = 30.0
@@ -40,7 +40,7 @@ class Lease:
     job: Job
     owner: str
     stop: threading.Event
-    capacity: Callable[[], Capacity | None] = lambda: None
+    capacity: Callable[[], Offer | None] = lambda: None
     workers: int | None = None
     _request: Request | None = None
     _error: Exception | None = None
@@ -91,7 +91,7 @@ class Lease:
 
     def _listen(self) -> None:
         """Hear of a request sooner than by the next renewal, which will say whatever goes wrong here."""
-        with suppress(Exception), self.database.connect() as connection:
+        with suppress(Exception), self.database.connect() as connection:  # without patience, which renewals have
             self._request = connection.scalar(select(jobs.c.request).where(jobs.c.id == self.job.id))
 
     def _divide(self) -> None:
@@ -118,4 +118,4 @@ def _demands(engine: Engine) -> list[Demand]:
 def _demand(job: int, user: str, priority: int, most: int | None, spec: dict[str, dict[str, float]]) -> Demand:
     wanted = spec.get("workers", {})
     count = most or int(wanted.get("count", 1))
-    return Demand(job, user, priority, count, wanted.get("cpus", 1.0), wanted.get("gpus", 0.0), 0.0)
+    return Demand(job, user, priority, count, wanted.get("cpus", 1.0), wanted.get("gpus", 0.0))

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, column, func, inspect, select, table
 from sqlalchemy.exc import SQLAlchemyError
 
 from optimizer.database import connect, normalise_url
+from optimizer.queue import counted
 from optimizer.tables import DatabaseClock, jobs, outcomes
 
 PATIENCE = 5.0  # seconds; Prometheus itself waits for ten
@@ -48,12 +49,11 @@ class Seen:
 
 def look(connection: Connection) -> Seen:
     """Everything the metrics say of jobs, by a handful of queries that each read an index or the rows of few jobs."""
-    states = connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state)).tuples()
     waiting = select(func.count(), DatabaseClock() - func.min(jobs.c.created_at, type_=DatabaseClock.type))
     queued, oldest = connection.execute(waiting.where(jobs.c.state == "queued", jobs.c.served)).one()
     asked = select(jobs.c.request, func.count()).where(jobs.c.state == "running", jobs.c.request.is_not(None))
     return Seen(
-        states=dict(states.all()),
+        states={str(state): many for state, many in counted(connection).items()},
         queued=queued,
         oldest=oldest or 0.0,
         requests=dict(connection.execute(asked.group_by(jobs.c.request)).tuples().all()),

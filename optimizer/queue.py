@@ -10,7 +10,7 @@ import uuid
 from dataclasses import dataclass, fields
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Engine, and_, case, false, func, or_, select, text
+from sqlalchemy import ColumnElement, Connection, Engine, and_, case, false, func, or_, select, text
 
 from optimizer.database import retrying, writing
 from optimizer.jobs import Job, Request, State, expired, job_of, take
@@ -128,5 +128,10 @@ def list_jobs(
 def count_jobs(engine: Engine) -> dict[State, int]:
     """How many jobs are in each state; states without any are absent."""
     with engine.connect() as connection:
-        counted = select(jobs.c.state, func.count()).group_by(jobs.c.state)
-        return dict(connection.execute(counted).tuples().all())
+        return counted(connection)
+
+
+def counted(connection: Connection) -> dict[State, int]:
+    """As `count_jobs`, on a connection of the caller's."""
+    by_state = select(jobs.c.state, func.count()).group_by(jobs.c.state)
+    return dict(connection.execute(by_state).tuples().all())

@@ -7,11 +7,9 @@ from sqlalchemy import Connection, Engine, Row, update
 from optimizer.audit import note
 from optimizer.database import retrying, writing
 from optimizer.errors import InputError
-from optimizer.jobs import Job, Request, State, after, end, find, for_update, job_of, refuse_if_held
+from optimizer.jobs import STOPPED, Job, Request, after, end, find, for_update, job_of, refuse_if_held
 from optimizer.owners import is_gone
 from optimizer.tables import jobs
-
-_STOPPED: dict[Request, State] = {"cancel": "cancelled", "pause": "paused"}
 
 
 def request_cancel(engine: Engine, name: str | int) -> Job:
@@ -34,7 +32,7 @@ def request_pause(engine: Engine, name: str | int) -> Job:
 def _request(engine: Engine, name: str | int, request: Request) -> Job:
     with writing(engine) as connection:
         row = find(connection, name, for_update())
-        stopped = _STOPPED[request]
+        stopped = STOPPED[request]
         if row.state == stopped:
             return job_of(row)
         ended = ("done", "failed") if request == "cancel" else ("done", "failed", "cancelled")

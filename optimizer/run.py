@@ -37,7 +37,6 @@ from optimizer.preflight import check_workers
 from optimizer.progress import Progress
 from optimizer.results import Results, to_json
 from optimizer.scorer import Interrupted, Scorer
-from optimizer.shares import Capacity
 from optimizer.signals import interrupted_at_once, stop_requested
 from optimizer.spec import JobFile
 from optimizer.study import all_trials, open_storage, open_study, reach_storage
@@ -92,7 +91,7 @@ def run_claimed(
     `stop` is set by whoever wants it to end early; SIGINT and SIGTERM set it too.
     """
     stop = stop or threading.Event()
-    lease = Lease(database, job, owner, stop, _shared_capacity if place.shared else lambda: None)
+    lease = Lease(database, job, owner, stop, cluster_capacity if place.shared else lambda: None)
 
     def give_back(error: str | None = None) -> None:
         release(database, job.id, job.attempt, error, "interrupted" if error else place.given_back)
@@ -125,11 +124,6 @@ def run_claimed(
             f"The report could not be written ({error}); write it with: mergeopt report {job.name} --html FILE"
         )
     return results
-
-
-def _shared_capacity() -> Capacity:
-    there = cluster_capacity()
-    return Capacity(there.cpus, there.gpus, there.memory)
 
 
 def _carry(lease: Lease, url: str, place: Place, progress: Progress) -> Results:

@@ -23,7 +23,7 @@ from optimizer.cluster.jobs import RayAway, RayJobs, ray_jobs
 from optimizer.coordinate import pause_after
 from optimizer.counts import Counts
 from optimizer.database import DatabaseAway
-from optimizer.jobs import Job, LeaseLost, finish, get_job, record_death, release, renew
+from optimizer.jobs import Job, LeaseLost, finish, glance, record_death, release, renew
 from optimizer.lease import LEASE_SECONDS
 from optimizer.owners import new_owner
 from optimizer.progress import Progress
@@ -164,7 +164,7 @@ class Controller:
             self._bury(one, f"its coordinator did not start within {START_SECONDS:.0f} s: {told.message}")
 
     def _holds(self, one: _Coordinator) -> bool:
-        now = get_job(self.database, one.job.id)
+        now = glance(self.database, one.job.id)
         return now.state == "running" and now.attempt == one.job.attempt
 
     def _see_off(self, one: _Coordinator) -> None:
@@ -172,7 +172,7 @@ class Controller:
         one.over = one.over or time.monotonic()
         if self.ray.ask(one.name).standing != "under way":
             self._under_way.remove(one)
-            self.progress.say(f"Job `{one.job.name}` is {get_job(self.database, one.job.id).state}")
+            self.progress.say(f"Job `{one.job.name}` is {glance(self.database, one.job.id).state}")
         elif time.monotonic() - one.over > END_SECONDS:
             self.ray.stop(one.name)
 

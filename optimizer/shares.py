@@ -7,15 +7,21 @@ the cluster that a worker takes), none more than it wants or its user may have. 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 
-@dataclass(frozen=True)
-class Capacity:
-    """What the living nodes of a cluster offer: processors, GPUs, bytes of memory."""
+class Offer(Protocol):
+    """What the living nodes of a cluster have, all together."""
 
-    cpus: float
-    gpus: float
-    memory: float
+    @property
+    def cpus(self) -> float:
+        """Processors."""
+        ...
+
+    @property
+    def gpus(self) -> float:
+        """GPUs."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -28,10 +34,9 @@ class Demand:
     workers: int
     cpus: float
     gpus: float
-    memory: float
 
 
-def shares(demands: Sequence[Demand], capacity: Capacity, most: Mapping[str, int | None]) -> dict[int, int]:
+def shares(demands: Sequence[Demand], capacity: Offer, most: Mapping[str, int | None]) -> dict[int, int]:
     """Workers by job id. `most` is each user's limit on workers, all jobs together; None or absent: no limit.
 
     Where a cluster cannot hold one worker for each job, each still gets one: it waits for room, and a cluster that
@@ -57,9 +62,9 @@ def shares(demands: Sequence[Demand], capacity: Capacity, most: Mapping[str, int
     return given
 
 
-def _size(demand: Demand, capacity: Capacity) -> float:
+def _size(demand: Demand, capacity: Offer) -> float:
     """The part of the cluster that one worker takes: of what is scarcest for it."""
-    asked = ((demand.cpus, capacity.cpus), (demand.gpus, capacity.gpus), (demand.memory, capacity.memory))
+    asked = ((demand.cpus, capacity.cpus), (demand.gpus, capacity.gpus))
     return max(wanted / there if there > 0 else 1.0 for wanted, there in asked if wanted > 0)
 
 

@@ -4,12 +4,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 
-from optimizer.database import retrying
 from optimizer.joblog import Line, read_lines
-from optimizer.jobs import Job, get_job
-from optimizer.tables import jobs
+from optimizer.jobs import Job, get_job, glance
 
 LOOK_SECONDS = 2.0
 UNDER_WAY = ("queued", "running")
@@ -28,7 +26,7 @@ def wait_for_end(engine: Engine, name: str, timeout: float | None) -> Job | None
     deadline = None if timeout is None else time.monotonic() + timeout
     found = get_job(engine, name)
     pause = 0.1
-    while _state(engine, found.id) in UNDER_WAY:
+    while glance(engine, found.id).state in UNDER_WAY:
         if deadline is not None and time.monotonic() >= deadline:
             return None
         time.sleep(pause)
@@ -41,17 +39,10 @@ def lines_of(engine: Engine, name: str, last: int, follow: bool) -> Iterator[Lin
     found = get_job(engine, name)
     behind = 0
     while True:
-        under_way = _state(engine, found.id) in UNDER_WAY  # before the lines are read: none is missed
+        under_way = glance(engine, found.id).state in UNDER_WAY  # before the lines are read: none is missed
         for line in read_lines(engine, found.id, behind, last if behind == 0 else None):
             behind = line.id
             yield line
         if not follow or not under_way:
             return
         time.sleep(LOOK_SECONDS / 2)
-
-
-@retrying
-def _state(engine: Engine, job_id: int) -> str:
-    """The job's state without the rest of its row, which is long."""
-    with engine.connect() as connection:
-        return str(connection.scalar(select(jobs.c.state).where(jobs.c.id == job_id)))

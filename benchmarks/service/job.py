@@ -1,6 +1,6 @@
 """A job of a stated size in a database, with no models behind it, and its coordinator over a simulated pool."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,12 @@ def plan_of(job: JobFile, parameters: int, examples: int) -> Plan:
     if left or layers < 2:
         raise ValueError(f"parameters must be a multiple of {len(EXPERTS)}, 4 or more, but are {parameters}.")
     groups = [Group(layer, module) for layer in range(layers - 1) for module in MODULES] + [Group(None, "head")]
+    tasks = tuple(Task(name, "acc", True, weight=1.0, objective=job.objectives()[0]) for name in TASKS)
+    return plan_over(job, groups, tasks, examples)
+
+
+def plan_over(job: JobFile, groups: Sequence[Group], tasks: tuple[Task, ...], examples: int) -> Plan:
+    """What preflight would have made of the job, had there been models with these groups."""
     method, structure = job.first_method()
     template = Recipe(
         method=method,
@@ -74,7 +80,7 @@ def plan_of(job: JobFile, parameters: int, examples: int) -> Plan:
         coefficient_names=EXPERTS,
         baselines=tuple(found),
         start=next(one.parameters for one in found if one.label == "uniform average"),
-        tasks=tuple(Task(name, "acc", True, weight=1.0, objective=job.objectives()[0]) for name in TASKS),
+        tasks=tasks,
         examples=dict.fromkeys(("search", "select", "test"), examples),
         needs=Needs(model_bytes=1, worker_memory_bytes=1, total_memory_bytes=1, disk_bytes=1),
     )

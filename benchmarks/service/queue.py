@@ -27,6 +27,7 @@ from sqlalchemy import Engine, insert
 
 from benchmarks.service.databases import analyzed, databases
 from benchmarks.service.job import job_file, ledger_of, plan_of
+from benchmarks.service.tiny import TINY, tiny_job
 from optimizer.database import open_database, writing
 from optimizer.jobs import create_job, find_job, get_job, release, renew
 from optimizer.overview import look
@@ -34,7 +35,6 @@ from optimizer.owners import new_owner
 from optimizer.queue import claim_next, count_jobs, list_jobs
 from optimizer.tables import DatabaseClock, jobs
 
-TINY = Path(__file__).resolve().parents[2] / "examples" / "tiny"
 USERS, RUNNING, SHOWN = 20, 8, 50
 WANTED = 200.0  # milliseconds
 
@@ -138,7 +138,7 @@ def commands(kind: str, empty: str, full: str, rounds: int) -> list[Row]:
     if (TINY / "models" / "base").is_dir():
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "job.yaml"
-            file.write_text(yaml.safe_dump(_tiny_job()))
+            file.write_text(yaml.safe_dump(tiny_job("tiny", 10, {"search": 40, "select": 20, "test": 60})))
 
             def submit(number: int) -> list[str]:
                 return ["submit", str(file), "--name", f"tiny-{number}", "--folder", f"{folder}/{number}"]
@@ -147,19 +147,6 @@ def commands(kind: str, empty: str, full: str, rounds: int) -> list[Row]:
     else:
         print(f"`mergeopt submit` is left out: make its models with `python {TINY / 'make.py'}`", file=sys.stderr)
     return rows
-
-
-def _tiny_job() -> dict[str, Any]:
-    limit = {"search": 40, "select": 20, "test": 60}
-    tasks = [{"task": f"tiny_{skill}", "metric": "exact_match", "limit": limit} for skill in ("reverse", "rotate")]
-    experts = {skill: str(TINY / "models" / skill) for skill in ("reverse", "rotate")}
-    return {
-        "name": "tiny",
-        "models": {"base": str(TINY / "models" / "base"), "experts": experts},
-        "space": {"granularity": "layerwise"},
-        "evaluate": {"include_path": str(TINY / "tasks"), "tasks": tasks},
-        "search": {"engine": "random", "budget": {"trials": 10}},
-    }
 
 
 def _command(kind: str, what: str, empty: str, full: str, rounds: int, arguments: Callable[[int], list[str]]) -> Row:

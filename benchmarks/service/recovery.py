@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import yaml
@@ -29,12 +28,12 @@ from rich.table import Table
 from sqlalchemy import Engine, func, select
 
 from benchmarks.service.databases import databases
+from benchmarks.service.tiny import TINY, tiny_job
 from optimizer.database import open_database
 from optimizer.lease import LEASE_SECONDS
 from optimizer.tables import jobs, outcomes
 from optimizer.watch import UNDER_WAY
 
-TINY = Path(__file__).resolve().parents[2] / "examples" / "tiny"
 WANTED = 2.0  # lease times
 PATIENCE = 600.0
 RECORDED = 5  # outcomes of an attempt before it is killed
@@ -66,7 +65,8 @@ class Service:
     def submit(self) -> None:
         """Put a job in the queue that would take for ever."""
         file = self._folder / "job.yaml"
-        file.write_text(yaml.safe_dump(_job()))
+        job = tiny_job("endless", 100_000, {"search": 10, "select": 10, "test": 10}) | {"workers": {"count": 1}}
+        file.write_text(yaml.safe_dump(job))
         subprocess.run(self._command("submit", str(file)), env=self._environment(), cwd=self._folder, check=True)
 
     def start(self) -> None:
@@ -156,20 +156,6 @@ def _is_coordinator(process: psutil.Process) -> bool:
         command = process.cmdline()
         return "optimizer.coordinate" in command and "python" in Path(command[0]).name
     return False
-
-
-def _job() -> dict[str, Any]:
-    limit = {"search": 10, "select": 10, "test": 10}
-    tasks = [{"task": f"tiny_{skill}", "metric": "exact_match", "limit": limit} for skill in ("reverse", "rotate")]
-    experts = {skill: str(TINY / "models" / skill) for skill in ("reverse", "rotate")}
-    return {
-        "name": "endless",
-        "models": {"base": str(TINY / "models" / "base"), "experts": experts},
-        "space": {"granularity": "layerwise"},
-        "evaluate": {"include_path": str(TINY / "tasks"), "tasks": tasks},
-        "search": {"engine": "random", "budget": {"trials": 100_000}},
-        "workers": {"count": 1},
-    }
 
 
 def main() -> None:

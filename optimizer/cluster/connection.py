@@ -1,15 +1,12 @@
 """Connect this process to a Ray cluster, or start one on this machine."""
 
 import contextlib
-import logging
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
 
-from optimizer.cluster.environment import agent_on_a_free_port, prepare_environment
+from optimizer.cluster.joining import join_ray
 from optimizer.cluster.room import LOOKOUT, cluster_capacity
-from optimizer.errors import InputError
 from optimizer.spec import Workers
 
 
@@ -19,25 +16,10 @@ def cluster(address: str | None, workers: Workers) -> Iterator[None]:
 
     Raises `InputError` where the address cannot be reached.
     """
-    prepare_environment()
     import ray
 
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    try:
-        # ray.init would put a handler of its own in place of ours, and what that raises can be lost inside Ray
-        ray._private.utils.set_sigterm_handler = lambda _handler: None
-        if address is None:
-            cores = max(os.cpu_count() or 1, int(workers.count * workers.cpus + 0.999))
-            with agent_on_a_free_port(ray):
-                ray.init(address="local", include_dashboard=False, num_cpus=cores, **quiet)
-        else:
-            ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
-        where = address or "this machine"
-        raise InputError(
-            f"Ray cannot be reached or started on {where}: {error}. Check --address and Ray's token, or leave the "
-            "address out for a local one."
-        ) from error
+    cores = max(os.cpu_count() or 1, int(workers.count * workers.cpus + 0.999))
+    join_ray(address, include_dashboard=False, num_cpus=cores)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # Ray prints what happens to its workers; ours is for results
             yield

@@ -1,15 +1,13 @@
 """Coordinators as jobs of Ray: start one, ask how it does, stop it."""
 
 import contextlib
-import logging
 import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from optimizer.cluster.environment import agent_on_a_free_port, prepare_environment
-from optimizer.errors import InputError
+from optimizer.cluster.joining import join_ray
 
 Standing = Literal["under way", "ended", "unknown"]
 
@@ -106,24 +104,11 @@ def ray_jobs(address: str | None) -> Iterator[RayJobs]:
     This process stays no part of a cluster that it did not start. Raises `InputError` where the address cannot be
     reached, and where this machine is no node of that cluster.
     """
-    prepare_environment()
     os.environ.setdefault("RAY_JOB_STOP_WAIT_TIME_S", "20")
     import ray
 
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    local: dict[str, Any] = {"include_dashboard": True, "num_cpus": max(2, os.cpu_count() or 1)}
     library: Any = ray
-    try:
-        # ray.init would put a handler of its own in place of ours, and what that raises can be lost inside Ray
-        library._private.utils.set_sigterm_handler = lambda _handler: None
-        with contextlib.nullcontext() if address else agent_on_a_free_port(library):
-            context = library.init(address=address or "local", **quiet, **({} if address else local))
-    except (ConnectionError, ValueError, RuntimeError, library.exceptions.AuthenticationError) as error:
-        raise InputError(
-            f"Ray cannot be reached or started on {address or 'this machine'}: {error}. Check --address and Ray's "
-            "token, or leave the address out for a local one."
-        ) from error
-    known = context.address_info
+    known = join_ray(address, include_dashboard=True, num_cpus=max(2, os.cpu_count() or 1)).address_info
     found = RayJobs(f"http://{known['webui_url']}", library.util.get_node_ip_address(), known["gcs_address"])
     if address is not None:
         library.shutdown()

@@ -64,7 +64,8 @@ def write_new(file: Path, text: str) -> None:
         with file.open("x", encoding="utf-8") as stream:
             stream.write(text)
     except FileExistsError:
-        raise InputError(f"{file}: must not exist, but does; choose another name or remove it.") from None
+        refuse_existing(file)
+        raise
     except OSError as error:
         raise InputError(f"{file}: cannot be written ({error}).") from error
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import optuna
 
+from benchmarks.service.job import EXPERTS, plan_over
 from evaluators.protocol import Task
 from merging.groups import Group
-from merging.recipe import Recipe, Source
 from optimizer.batches import Batches, batches_of
 from optimizer.coordinator import Coordinator
 from optimizer.database import open_database
@@ -22,16 +22,14 @@ from optimizer.examples import LedgerEntry, read_ledger
 from optimizer.finish import Finish
 from optimizer.jobs import Job, claim, create_job, release
 from optimizer.owners import new_owner
-from optimizer.plan import Needs, Plan, baselines
+from optimizer.plan import Plan
 from optimizer.pool import Answer, Unit
 from optimizer.progress import PlainLines
 from optimizer.requests import requeue
 from optimizer.scorer import Interrupted, Scorer
 from optimizer.spec import JobFile
 from optimizer.study import all_trials, open_storage, open_study
-from search_spaces.spec import bind
 
-EXPERTS = ("north", "south")
 GROUPS = [Group(layer, module) for layer in (0, 1) for module in ("attention", "mlp")] + [Group(None, "head")]
 TASKS = ("north_task", "south_task")
 PER_SPLIT = 20
@@ -52,26 +50,7 @@ def job_file(**changes: Any) -> JobFile:
 
 def plan_of(job: JobFile) -> Plan:
     """What preflight would have made of the job, had there been models."""
-    method, structure = job.first_method()
-    template = Recipe(
-        method=method,
-        base=Source(path="base", fingerprint="b"),
-        experts={name: Source(path=name, fingerprint=name) for name in EXPERTS},
-        coefficients={},
-        structure=structure,
-    )
-    space = bind(job.space, template, GROUPS, EXPERTS, methods=job.searched_methods())
-    found = baselines(job, template, GROUPS, space)
-    return Plan(
-        template=template,
-        groups=tuple((group.layer, group.module) for group in GROUPS),
-        coefficient_names=EXPERTS,
-        baselines=tuple(found),
-        start=next(one.parameters for one in found if one.label == "uniform average"),
-        tasks=_tasks(job),
-        examples=dict.fromkeys(("search", "select", "test"), PER_SPLIT * len(TASKS)),
-        needs=Needs(model_bytes=1, worker_memory_bytes=1, total_memory_bytes=1, disk_bytes=1),
-    )
+    return plan_over(job, GROUPS, _tasks(job), PER_SPLIT * len(TASKS))
 
 
 def _tasks(job: JobFile) -> tuple[Task, ...]:

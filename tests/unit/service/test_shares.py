@@ -3,13 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.shares import Capacity, Demand, shares
+from optimizer.cluster import Capacity, Room
+from optimizer.shares import Demand, shares
 
-EIGHT = Capacity(cpus=8, gpus=0, memory=0)
+EIGHT = Capacity((Room(8, 0, 0),))
 
 
 def _demand(job: int, workers: int, user: str = "ada", priority: int = 0, cpus: float = 1) -> Demand:
-    return Demand(job, user, priority, workers, cpus, gpus=0, memory=0)
+    return Demand(job, user, priority, workers, cpus, gpus=0)
 
 
 def test_a_job_alone_gets_what_it_wants_and_no_more_than_there_is() -> None:
@@ -38,7 +39,7 @@ def test_a_users_limit_counts_all_their_jobs_together() -> None:
 
 def test_jobs_that_the_cluster_cannot_hold_still_ask_for_one_worker_each() -> None:
     assert shares([_demand(number, 4) for number in range(10)], EIGHT, {}) == dict.fromkeys(range(10), 1)
-    gpu = Demand(1, "ada", 0, 4, cpus=1, gpus=1, memory=0)
+    gpu = Demand(1, "ada", 0, 4, cpus=1, gpus=1)
     assert shares([gpu], EIGHT, {}) == {1: 1}
 
 
@@ -54,8 +55,8 @@ def test_shares_stay_within_wishes_limits_and_the_cluster(
     asked: list[tuple[int, str, int, float]], cpus: int, limit: int | None
 ) -> None:
     jobs = [_demand(number, *one) for number, one in enumerate(asked)]
-    found = shares(jobs, Capacity(cpus, 0, 0), {"a": limit})
-    assert found == shares(list(reversed(jobs)), Capacity(cpus, 0, 0), {"a": limit})
+    found = shares(jobs, Capacity((Room(cpus, 0, 0),)), {"a": limit})
+    assert found == shares(list(reversed(jobs)), Capacity((Room(cpus, 0, 0),)), {"a": limit})
     assert all(1 <= found[job.job] <= job.workers for job in jobs)
     taken = sum(found[job.job] * job.cpus for job in jobs)
     assert taken <= cpus + 1e-6 or all(count == 1 for count in found.values()) or _least(jobs) > cpus
