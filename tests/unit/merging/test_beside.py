@@ -42,6 +42,13 @@ def test_every_job_is_done_once_and_heard_of_by_several_processes(tmp_path: Path
         os.waitpid(-1, os.WNOHANG)  # nobody is left behind
 
 
+def test_no_job_is_done_twice_by_processes_that_ask_at_once(tmp_path: Path) -> None:
+    done = os.open(tmp_path / "done", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    share(30_000, lambda job, alive: os.write(done, b"%d\n" % job), 4, nothing)  # type: ignore[arg-type, misc]
+    os.close(done)
+    assert sorted(map(int, (tmp_path / "done").read_text().split())) == list(range(30_000))
+
+
 @pytest.mark.parametrize("here", [True, False])
 @pytest.mark.parametrize(
     ("error", "told"),
