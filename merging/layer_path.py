@@ -16,6 +16,7 @@ from merging.errors import MergeError
 from merging.groups import split_at_layer
 from merging.methods import At, Method
 from merging.methods.linear import LINEAR, Linear
+from merging.methods.method import no_sum
 from merging.recipe import Visit
 from merging.step import Step
 
@@ -120,4 +121,4 @@ def _times(method: Method, scale: float) -> Method:
     def combine(base: Tensor | None, directions: Sequence[Tensor], at: At) -> Tensor:  # type: ignore[type-arg]
         return torch.mul(method.combine(base, directions, at), scale)
 
-    return replace(method, combine=combine)
+    return replace(method, combine=combine, weighted_sum=no_sum)

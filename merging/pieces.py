@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-CHUNK = 1 << 17
+CHUNK = 1 << 18
 """Entries in a piece: a few float32 copies of it fit the cache, and calls cost little beside their arithmetic."""
+
+PIECE = 1 << 19
+"""Entries in a piece of what is made without copies of its sources: large enough that calls cost nothing."""
 
 
 def pieces(tensor: Tensor, size: int = CHUNK) -> Iterator[Tensor]:

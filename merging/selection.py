@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from merging.kernels.counting import around
 from merging.pieces import pieces
 from merging.threads import torch_threads
 
@@ -182,19 +183,16 @@ class Band:
 
     def count(self, bits: Bits) -> None:
         """The next piece."""
-        beyond = np.greater(bits, self.high)
-        above = at_high = int(np.count_nonzero(beyond))
-        if self.heavy[1] or self.low == self.high:
-            at_high = int(np.count_nonzero(np.greater_equal(bits, self.high, out=beyond)))
+        whole = self.low == self.high
+        between, above, at_high, at_low = around(
+            bits, self.low, self.high, open_low=whole or self.heavy[0], open_high=whole or self.heavy[1]
+        )
         self.above += above
-        self.at_high.append(at_high - above)
-        if self.low == self.high:
-            return
-        reached = (np.greater if self.heavy[0] else np.greater_equal)(bits, self.low)
-        self.between.append(bits.take(np.flatnonzero(np.logical_xor(reached, beyond, out=beyond))))
-        if self.heavy[0]:
-            at_low = int(np.count_nonzero(np.greater_equal(bits, self.low, out=reached)))
-            self.at_low.append(at_low - at_high - len(self.between[-1]))
+        self.at_high.append(at_high if self.heavy[1] or whole else 0)
+        if not whole:
+            self.between.append(between)
+            if self.heavy[0]:
+                self.at_low.append(at_low)
 
     def found(self, k: int) -> Found | None:
         """The k-th largest of all that was counted; None where it lies outside of the band."""

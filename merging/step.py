@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -11,12 +12,17 @@ from torch import Tensor
 
 from merging.errors import MergeError
 from merging.heap import keep_freed_memory
+from merging.kernels.compiled import can_store, takes
+from merging.kernels.sums import can_sum, store, writer
 from merging.methods import At, Method
-from merging.methods.gram import gram_of
-from merging.pieces import CHUNK, pieces
+from merging.methods.gram import gram_of, gram_of_sum
+from merging.methods.method import Combine, Write
+from merging.pieces import CHUNK, PIECE, pieces
 
 Read = Callable[[], Tensor]
 """A tensor as it is stored, read when it is needed; never written to."""
+Make = Callable[[Tensor], bool]
+"""Writes some entries of the result where it is told to, and says whether all are finite there."""
 Room = Callable[[int, int], Tensor]
 """Where the entries from the first number up to the second are to be put: flat, of the step's dtype, on the CPU."""
 _INFINITY = {torch.bfloat16: 0x7F80, torch.float16: 0x7C00}  # its bits
@@ -71,13 +77,11 @@ class Step:
         large pieces. Raises `MergeError` where a piece is not finite.
         """
         keep_freed_memory()
-        for start, part in self._parts(directions, device):
-            for offset, piece in enumerated(part):
-                target = room(start + offset, start + offset + piece.numel())
-                target.copy_(piece)
-                if not is_finite(target):
-                    raise MergeError(self._broken())
-                yield start + offset, target
+        for start, stop, make in self._written(directions, device):
+            target = room(start, stop)
+            if not make(target):
+                raise MergeError(self._broken())
+            yield start, target
 
     def made(self) -> Tensor:
         """The tensor in memory of its own, which may be written to. Raises `MergeError` as `into` does."""
@@ -85,28 +89,45 @@ class Step:
         self.into(out)
         return out
 
-    def _parts(self, kept: Sequence[Tensor] | None, device: str) -> Iterator[tuple[int, Tensor]]:
-        """Where each part starts, and the part: in float32 where it is merged, else as it is stored."""
+    def _written(self, kept: Sequence[Tensor] | None, device: str) -> Iterator[tuple[int, int, Make]]:
+        """Which entries come next, and what makes them."""
         if self.method is None or self.at is None:
-            yield 0, self.tuned[0]().contiguous()
+            yield from _puts(0, self.tuned[0]().contiguous())
             return
-        method, at = self.method, self.at
         base = self.base().to(device).contiguous() if self.base is not None else None
         if kept is None:
             tuned = [read().to(device).contiguous() for read in self.tuned]
-            if _is_piecewise(method, at):
-                yield from _piecewise(method, base, tuned, at)
+            total = self._sum(self.method, base, tuned, self.at)
+            if total is not None:
+                yield from self._writes(total)
                 return
-            kept = method.directions(base, tuned, at)
+            if _is_piecewise(self.method, self.at):
+                yield from _piecewise(self.method, base, tuned, self.at, self.dtype)
+                return
+            kept = self.method.directions(base, tuned, self.at)
             del tuned  # those that were made for this are gone before the result is
-        at = method.settled(kept, at)
-        if not method.combines_slices:
-            yield 0, method.combine(base, kept, at).contiguous()
+        at = self.method.settled(kept, self.at)
+        write = _writer(self.method, base, [one.contiguous() for one in kept], at, self.dtype)
+        if write is not None:
+            yield from self._writes(write)
             return
-        start = 0
-        for origin, parts in _sliced(base, kept):
-            yield start, method.combine(origin, parts, at)
-            start += parts[0].numel()
+        for start, part in _combined(self.method, base, kept, at):
+            yield from _puts(start, part)
+
+    def _writes(self, write: Write) -> Iterator[tuple[int, int, Make]]:
+        size = math.prod(self.shape)
+        for start in range(0, size, PIECE):
+            stop = min(start + PIECE, size)
+            yield start, stop, partial(write, start, stop)
+
+    def _sum(self, method: Method, base: Tensor | None, tuned: Sequence[Tensor], at: At[Any]) -> Write | None:
+        """What writes a weighted sum of stored tensors in one reading; None where the merge is not one."""
+        total = method.weighted_sum(base, tuned, at) if can_store(self.dtype) else None
+        if total is None or not can_sum(total):
+            return None
+        if method.law is not None:
+            total = method.weighted_sum(base, tuned, method.ruled(gram_of_sum(total), at))
+        return writer(total) if total is not None else None
 
     def _broken(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
@@ -138,6 +159,41 @@ def take_into(out: Tensor, name: str, stored: Tensor) -> None:
     Step(name, tuple(out.shape), out.dtype, None, None, None, (lambda: stored,)).into(out)
 
 
+def _writer(
+    method: Method, base: Tensor | None, directions: Sequence[Tensor], at: At[Any], dtype: torch.dtype
+) -> Write | None:
+    """What writes the directions combined in one reading; None where no loop does."""
+    if not isinstance(method.combine, Combine) or not can_store(dtype):
+        return None
+    return method.combine.writer(base, directions, at)
+
+
+def _combined(
+    method: Method, base: Tensor | None, directions: Sequence[Tensor], at: At[Any]
+) -> Iterator[tuple[int, Tensor]]:
+    """Directions of the whole tensor, combined piece by piece where the method allows it."""
+    if not method.combines_slices:
+        yield 0, method.combine(base, directions, at).contiguous()
+        return
+    start = 0
+    for origin, parts in _sliced(base, directions):
+        yield start, method.combine(origin, parts, at)
+        start += parts[0].numel()
+
+
+def _puts(start: int, part: Tensor) -> Iterator[tuple[int, int, Make]]:
+    """What casts a part into its place, piece by piece."""
+    for offset, piece in enumerated(part):
+        yield start + offset, start + offset + piece.numel(), partial(_put, piece)
+
+
+def _put(piece: Tensor, target: Tensor) -> bool:
+    if takes(piece) and takes(target):
+        return store(piece, target)
+    target.copy_(piece)
+    return is_finite(target)
+
+
 def enumerated(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
     """The pieces of a tensor, and where each starts."""
     start = 0
@@ -167,8 +223,8 @@ def _is_piecewise(method: Method, at: At[Any]) -> bool:
 
 
 def _piecewise(
-    method: Method, base: Tensor | None, tuned: Sequence[Tensor], at: At[Any]
-) -> Iterator[tuple[int, Tensor]]:
+    method: Method, base: Tensor | None, tuned: Sequence[Tensor], at: At[Any], dtype: torch.dtype
+) -> Iterator[tuple[int, int, Make]]:
     """A method that may be called on slices: directions of one piece at a time, made twice where there is a law."""
     if not tuned[0].numel():
         return
@@ -180,14 +236,20 @@ def _piecewise(
     def made() -> Iterator[tuple[int, Tensor | None, list[Tensor]]]:
         start = 0
         for origin, models in _sliced(base, tuned, size):
-            wide = origin.float() if origin is not None else None
+            wide = origin if origin is None or takes(origin) else origin.float()
             yield start, wide, method.directions(wide, models, replace(at, start=start))
             start += models[0].numel()
 
     if method.law is not None:
         at = method.ruled(gram_of(directions for _, _, directions in made()), at)
     for start, origin, directions in made():
-        yield start, method.combine(origin, directions, replace(at, start=start))
+        here = replace(at, start=start)
+        write = _writer(method, origin, directions, here, dtype)
+        if write is None:
+            yield from _puts(start, method.combine(origin, directions, here))
+        else:
+            stop = start + directions[0].numel()
+            yield start, stop, partial(write, 0, stop - start)
 
 
 def _piece_of(method: Method, at: At[Any], shape: Sequence[int], chunk: int = CHUNK) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from merging.beside import can_share, share
 from merging.errors import MergeError
-from merging.pieces import CHUNK
+from merging.pieces import PIECE
 from merging.step import Step
 from merging.threads import pool_of, processors, torch_threads
 
@@ -107,7 +107,7 @@ def _side_by_side(steps: Sequence[Step], write: Write, threads: int, device: str
 
 @torch.no_grad()
 def _carry_out(step: Step, write: Write, device: str, wanted: Callable[[], bool]) -> None:
-    buffer = torch.empty(min(CHUNK, math.prod(step.shape)), dtype=step.dtype)
+    buffer = torch.empty(min(PIECE, math.prod(step.shape)), dtype=step.dtype)
     for start, piece in step.filled(lambda start, end: buffer[: end - start], device=device):
         if not wanted():
             return

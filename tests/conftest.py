@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("mergeopt", deadline=None)  # what a test says does not depend on how busy the machine is
+settings.load_profile("mergeopt")
 
 TINY = Path(__file__).resolve().parents[1] / "examples" / "tiny"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from merging.methods.method import At
+from merging.methods.method import At, Combine, Write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +32,11 @@ def task_vectors(base: Tensor | None, tuned: Sequence[Tensor], at: At[Any]) -> l
 
 def differences(base: Tensor, tuned: Sequence[Tensor]) -> list[Tensor]:
     """Each minus the base, new tensors in float32."""
+    from merging.kernels.compiled import takes
+    from merging.kernels.sums import difference
+
+    if takes(base) and all(takes(expert) for expert in tuned):
+        return [difference(expert, base) for expert in tuned]
     origin = base.float()
     # what has just been converted is ours to write to
     return [expert - origin if expert.dtype == origin.dtype else expert.float().sub_(origin) for expert in tuned]
@@ -42,8 +47,7 @@ def scaled(directions: list[Tensor], scale: float) -> list[Tensor]:
     return directions if scale == 1 else [direction.mul_(scale) for direction in directions]
 
 
-def add_up(base: Tensor | None, directions: Sequence[Tensor], at: At[Any]) -> Tensor:
-    """base + sum of c_i d_i, added from left to right in the experts' order."""
+def _add_up(base: Tensor | None, directions: Sequence[Tensor], at: At[Any]) -> Tensor:
     merged = present(base).float()
     for weight, direction in zip(at.row, directions, strict=True):
         step = direction * weight
@@ -51,15 +55,41 @@ def add_up(base: Tensor | None, directions: Sequence[Tensor], at: At[Any]) -> Te
     return merged
 
 
-def elect_and_average(base: Tensor | None, directions: Sequence[Tensor], at: At[Any]) -> Tensor:
-    """base + the mean of the weighted directions that agree with the elected sign (see `elected`).
+def _adding_up(base: Tensor | None, directions: Sequence[Tensor], at: At[Any]) -> Write | None:
+    from merging.kernels.compiled import takes
+    from merging.kernels.sums import base_plus
 
-    Settings may have an `average`, and be `compat: mergekit` (see `merging.methods.sparse`).
-    """
-    average: Average = getattr(at.structure, "average", "count")
-    ties_are_positive = getattr(at.structure, "compat", "paper") == "mergekit"
-    merged = elected(directions, at.row, average, ties_are_positive=ties_are_positive)
-    return merged.add_(present(base).float())
+    if not (takes(present(base)) and takes(*directions)):
+        return None
+    return base_plus(present(base), tuple(directions), at.row)
+
+
+add_up = Combine(_add_up, _adding_up)
+"""base + sum of c_i d_i, added from left to right in the experts' order."""
+
+
+def _election(at: At[Any]) -> tuple[Average, bool]:
+    """Settings may have an `average`, and be `compat: mergekit` (see `merging.methods.sparse`)."""
+    return getattr(at.structure, "average", "count"), getattr(at.structure, "compat", "paper") == "mergekit"
+
+
+def _elect_and_average(base: Tensor | None, directions: Sequence[Tensor], at: At[Any]) -> Tensor:
+    average, ties_are_positive = _election(at)
+    return elected(directions, at.row, average, ties_are_positive=ties_are_positive).add_(present(base).float())
+
+
+def _electing(base: Tensor | None, directions: Sequence[Tensor], at: At[Any]) -> Write | None:
+    from merging.kernels.compiled import takes
+    from merging.kernels.elections import electing
+
+    if not (takes(present(base)) and takes(*directions)):
+        return None
+    average, ties_are_positive = _election(at)
+    return electing(present(base), directions, at.row, average, ties_are_positive=ties_are_positive)
+
+
+elect_and_average = Combine(_elect_and_average, _electing)
+"""base + the mean of the weighted directions that agree with the elected sign (see `elected`)."""
 
 
 def elected(

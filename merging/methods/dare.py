@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 
 from merging.methods.arithmetic import add_up, elect_and_average, task_vectors
-from merging.methods.draws import kept, met
+from merging.methods.draws import STEPS, drawn, kept, met
 from merging.methods.method import At, Method, always
 from merging.methods.norm_match import factor_of, norm_matches
 from merging.methods.searchable import Range
@@ -38,12 +38,17 @@ def dropped(base: Tensor | None, tuned: Sequence[Tensor], at: At[Dare]) -> list[
 
     arXiv 2311.03099, equations 2 to 4, with drop rate p = 1 - density.
     """
+    from merging.kernels.compiled import takes
+    from merging.kernels.dropping import drop
+
     vectors = task_vectors(base, tuned, at)
     densities = at.each(at.structure.density)
     matches = at.measured or measure(base, tuned, at)
     for expert, (vector, density) in enumerate(zip(vectors, densities, strict=True)):
         factor = factor_of(at, expert, met(density), matches)
-        if density < 1:
+        if density < 1 and takes(vector):
+            drop(vector, drawn(at, expert, vector.numel()), round(met(density) * STEPS), factor)
+        elif density < 1:  # on a GPU
             mask = kept(at, expert, vector.numel(), density).to(vector.device).view(vector.shape)
             vector.mul_(mask if factor == 1 else mask.mul_(factor))
         elif factor != 1:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field, model_validator
 
 from merging.methods.arithmetic import add_up, elect_and_average, task_vectors
-from merging.methods.draws import STEPS, draws
+from merging.methods.draws import STEPS, drawn, draws
 from merging.methods.method import At, Method, always
 from merging.methods.norm_match import norm_matches
 from merging.methods.rows import row_length
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Window = Annotated[float, Field(ge=0, lt=1)]
-_BLOCK = 1 << 18  # entries that are ranked together, whole rows
-_SIGNIFICANT = 6  # bits of a magnitude that ranks look at, the leading one included
-_OCTAVES = 16  # powers of two below the largest of a row that ranks tell apart
-_BINS = _OCTAVES << (_SIGNIFICANT - 1)
 _MOST_BINS = 1 << 20  # of all rows that are ranked together: rows may be short
 
 
@@ -92,15 +88,10 @@ def sampled(base: Tensor | None, tuned: Sequence[Tensor], at: At[DellaLinear]) -
     vectors = task_vectors(base, tuned, at)
     seen = at.measured or measure(base, tuned, at)
     settings = at.structure
+    inverse = settings.rescale == "inverse"
     for expert, vector in enumerate(vectors):
-        if vector.numel() == 0:
-            continue
-        flat = vector.view(-1)
-        mask = _masked(flat.abs(), at, expert, seen.length, rescale=settings.rescale == "inverse")
-        factor = settings.scale * (seen.factors[expert] if seen.factors else 1.0)
-        if settings.rescale == "inverse":
-            factor *= STEPS
-        flat.mul_(mask if factor == 1 else mask.mul_(factor))
+        factor = settings.scale * (seen.factors[expert] if seen.factors else 1.0) * (STEPS if inverse else 1)
+        _thin(vector, at, expert, seen.length, inverse=inverse, factor=factor)
     return vectors
 
 
@@ -118,26 +109,37 @@ def measure(base: Tensor | None, tuned: Sequence[Tensor], at: At[DellaLinear]) -
         return Seen(length)
 
     def masked(expert: int, magnitudes: Tensor, here: At[DellaLinear]) -> Tensor:
-        return magnitudes * _masked(magnitudes.clone(), here, expert, length, rescale=False)
+        return _thin(magnitudes.clone(), here, expert, length, inverse=False, factor=1.0)
 
     whole_rows = max(1, CHUNK // length) * length
     return Seen(length, tuple(norm_matches(base, tuned, at, masked, whole_rows)))
 
 
-def _masked(magnitudes: Tensor, at: At[DellaLinear], expert: int, length: int, *, rescale: bool) -> Tensor:
-    """What entries of whole rows are multiplied by: 1, or with `rescale` 1/(p * STEPS), where kept, and 0 elsewhere.
+def _thin(vector: Tensor, at: At[DellaLinear], expert: int, length: int, *, inverse: bool, factor: float) -> Tensor:
+    """Whole rows, in place: entries that are kept times the factor, over p * STEPS with `inverse`, and zeros."""
+    from merging.kernels.compiled import takes
+    from merging.kernels.dropping import drop_by_rank
 
-    Overwrites the magnitudes.
-    """
-    low, width = at.structure.windows(len(at.experts))[expert]
-    height = max(1, min(_BLOCK // length, _MOST_BINS // _BINS))
-    kept = draws(at, expert, magnitudes.numel()).to(magnitudes.device)
-    for block, rows in zip(pieces(kept, height * length), pieces(magnitudes, height * length), strict=True):
-        chances = _chances(rows.view(-1, length), low * STEPS, width * STEPS).view(-1)
-        block.lt_(chances)
-        if rescale:
-            block.div_(chances)
-    return kept
+    low, width = (chance * STEPS for chance in at.structure.windows(len(at.experts))[expert])
+    if vector.numel() and takes(vector):
+        numbers = drawn(at, expert, vector.numel())
+        drop_by_rank(vector, numbers, length, (low, width), inverse=inverse, factor=factor)
+    elif vector.numel():
+        _thin_elsewhere(vector, draws(at, expert, vector.numel()), length, (low, width), inverse=inverse, factor=factor)
+    return vector
+
+
+def _thin_elsewhere(
+    vector: Tensor, numbers: Tensor, length: int, chances: tuple[float, float], *, inverse: bool, factor: float
+) -> None:
+    """The same on a GPU."""
+    from merging.kernels.dropping import BINS
+
+    size = max(1, _MOST_BINS // BINS) * length
+    for part, drawn_here in zip(pieces(vector, size), pieces(numbers.to(vector.device), size), strict=True):
+        chance = _chances(part.abs().view(-1, length), *chances).view(-1)
+        mask = drawn_here.lt_(chance)
+        part.mul_((mask.div_(chance) if inverse else mask).mul_(factor))
 
 
 def _chances(magnitudes: Tensor, low: float, width: float) -> Tensor:
@@ -147,16 +149,18 @@ def _chances(magnitudes: Tensor, low: float, width: float) -> Tensor:
     """
     import torch
 
+    from merging.kernels.dropping import BINS, SIGNIFICANT
+
     height, length = magnitudes.shape
     if length == 1 or width == 0:
         return magnitudes.fill_(max(1, round(low + width / 2)))
     bins = magnitudes.view(torch.int32)
-    bins >>= 24 - _SIGNIFICANT
-    lowest = bins.amax(1, keepdim=True).sub_(_BINS - 1)
+    bins >>= 24 - SIGNIFICANT
+    lowest = bins.amax(1, keepdim=True).sub_(BINS - 1)
     torch.maximum(bins, lowest, out=bins)
-    first = torch.arange(0, height * _BINS, _BINS, dtype=torch.int32, device=bins.device).unsqueeze(1)
+    first = torch.arange(0, height * BINS, BINS, dtype=torch.int32, device=bins.device).unsqueeze(1)
     flat = bins.add_(first - lowest).view(-1)
-    counts = torch.bincount(flat, minlength=height * _BINS).view(height, _BINS)
+    counts = torch.bincount(flat, minlength=height * BINS).view(height, BINS)
     # the mean of each bin's ranks, which count from 0, is half a bin and a half below the end of the bin
     step = width / (length - 1)
     table = counts.cumsum(1).float().sub_(counts.float(), alpha=0.5).mul_(step).add_(low - step / 2).round_()

@@ -33,7 +33,15 @@ def kept(at: At[Any], expert: int, count: int, chance: float) -> Tensor:
 
 
 def draws(at: At[Any], expert: int, count: int) -> Tensor:
-    """Whole numbers from 0 to `STEPS` - 1, each as likely, for `count` entries from `at.start` on; float32, on the CPU.
+    """Those of `drawn` as float32, on the CPU."""
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(drawn(at, expert, count).astype(np.float32))
+
+
+def drawn(at: At[Any], expert: int, count: int) -> NDArray[np.uint16]:
+    """Whole numbers from 0 to `STEPS` - 1, each as likely, for `count` entries from `at.start` on; only to be read.
 
     Entries have their numbers by their place in the flattened tensor, in blocks. The generator of a block is numpy's
     SFC64, whose stream numpy keeps the same on every machine and in every version, and its state is the SHA-256 of the
@@ -41,9 +49,8 @@ def draws(at: At[Any], expert: int, count: int) -> Tensor:
     order of the models, nor on how a checkpoint is cut into files or a tensor into slices.
     """
     import numpy as np
-    import torch
 
-    numbers = np.empty(count, dtype=np.float32)
+    parts = []
     done = 0
     while done < count:
         block, skipped = divmod(at.start + done, BLOCK)
@@ -51,12 +58,11 @@ def draws(at: At[Any], expert: int, count: int) -> Tensor:
         name = "\0".join([str(at.seed), at.experts[expert], at.tensor, str(block)])
         # slices that meet inside of a block are asked for one after the other
         if skipped or BLOCK / 2 <= taken < BLOCK:
-            raw = _remembered(name)[skipped : skipped + taken]
+            parts.append(_remembered(name)[skipped : skipped + taken])
         else:
-            raw = _raw(name, taken)
-        numbers[done : done + taken] = raw
+            parts.append(_raw(name, taken))
         done += taken
-    return torch.from_numpy(numbers)
+    return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.uint16), *parts])
 
 
 def _raw(name: str, count: int) -> NDArray[np.uint16]:

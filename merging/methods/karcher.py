@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from merging.errors import MergeError
 from merging.methods.method import At, Gram, Method, NoStructure, always
-from merging.methods.weighted_sum import around_origin, cancelling, from_origin, shares
+from merging.methods.weighted_sum import around_base, around_origin, cancelling, from_origin, shares
 
 _STEPS = 200
 _CLOSE = 1e-15
@@ -113,6 +113,7 @@ KARCHER = Method(
     combine=around_origin,
     elementwise=always,
     law=karcher,
+    weighted_sum=around_base,
     row_error=mixed,
 )
 
@@ -127,5 +128,6 @@ MULTISLERP = Method(
     combine=around_origin,
     elementwise=always,
     law=normalized_mean,
+    weighted_sum=around_base,
     row_error=cancelling,
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from merging.frozen import Frozen
-from merging.methods.method import At, Method, always
+from merging.methods.method import At, Method, WeightedSum, always
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,10 +27,19 @@ def experts(base: Tensor | None, tuned: Sequence[Tensor], at: At[Linear]) -> lis
     return [expert.float() for expert in tuned]
 
 
+def shares(at: At[Linear]) -> list[float]:
+    """What each expert is multiplied by."""
+    total = sum(at.row) if at.structure.normalize else 1.0
+    return [weight / total for weight in at.row]
+
+
+def weighted_sum(base: Tensor | None, tuned: Sequence[Tensor], at: At[Linear]) -> WeightedSum:  # noqa: ARG001
+    return WeightedSum(None, tuple(tuned), tuple(shares(at)))
+
+
 def average(base: Tensor | None, directions: Sequence[Tensor], at: At[Linear]) -> Tensor:  # noqa: ARG001
     """sum of w_i theta_i, over sum of w_i with `normalize` (Model Soups, arXiv 2203.05482, section 2)."""
-    total = sum(at.row) if at.structure.normalize else 1.0
-    first, *others = [weight / total for weight in at.row]
+    first, *others = shares(at)
     merged = directions[0] * first
     for weight, expert in zip(others, directions[1:], strict=True):
         merged.add_(expert * weight)
@@ -54,5 +63,6 @@ LINEAR = Method(
     directions=experts,
     combine=average,
     elementwise=always,
+    weighted_sum=weighted_sum,
     row_error=row_error,
 )

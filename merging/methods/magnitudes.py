@@ -69,7 +69,6 @@ def cuts(base: Tensor, tuned: Sequence[Tensor], ranks: Sequence[Sequence[int]], 
     Tensors are as they are stored. `exactly`: of entries as large as the k-th those that come first are kept, so that k
     are; otherwise all are.
     """
-    import torch
 
     from merging.selection import bands_around, bits_of, sample_size, stride
 
@@ -80,31 +79,36 @@ def cuts(base: Tensor, tuned: Sequence[Tensor], ranks: Sequence[Sequence[int]], 
     few = base.view(-1)[::every].float()
     samples = [bits_of((expert.view(-1)[::every].float() - few).abs_().cpu()) for expert in tuned]
     bands = [bands_around(some, total, sample) for some, sample in zip(ranks, samples, strict=True)]
-    wide, buffer = torch.empty(min(total, CHUNK)), torch.empty(min(total, CHUNK))
-
-    def read(expert: Tensor, start: int, origin: Tensor) -> Bits:
-        """|task vector| from an entry on; overwritten by the next, so that each is in the cache when it is counted."""
-        part = buffer[: origin.numel()].copy_(expert.view(-1)[start : start + CHUNK])
-        return bits_of(part.sub_(origin).abs_())
-
-    def origin(start: int) -> Tensor:
-        return wide[: min(CHUNK, total - start)].copy_(base.view(-1)[start : start + CHUNK])
-
+    readers = [_reader(base, expert) for expert in tuned]
     for start in range(0, total, CHUNK):
-        here = origin(start)
-        for expert, several in zip(tuned, bands, strict=True):
+        for read, several in zip(readers, bands, strict=True):
             if several:
-                bits = read(expert, start, here)
+                bits = read(start)  # in the cache when it is counted
                 for band in several:
                     band.count(bits)
-
-    def again(expert: Tensor) -> Callable[[int], Bits]:
-        return lambda start: read(expert, start, origin(start))
-
     return [
-        [cut(k, band, total, again(expert), exactly=exactly) for k, band in zip(some, several, strict=True)]
-        for expert, some, several in zip(tuned, ranks, bands, strict=True)
+        [cut(k, band, total, read, exactly=exactly) for k, band in zip(some, several, strict=True)]
+        for read, some, several in zip(readers, ranks, bands, strict=True)
     ]
+
+
+def _reader(base: Tensor, expert: Tensor) -> Callable[[int], Bits]:
+    """What gives the bits of |task vector|, of `CHUNK` entries from a place on; overwritten by the next."""
+    import torch
+
+    from merging.kernels.compiled import takes
+    from merging.kernels.counting import bits_of_magnitudes
+    from merging.selection import bits_of
+
+    if takes(base) and takes(expert):
+        return bits_of_magnitudes(expert, base, CHUNK)
+    buffer = torch.empty(min(base.numel(), CHUNK))
+
+    def read(start: int) -> Bits:
+        origin = base.view(-1)[start : start + CHUNK].cpu().float()
+        return bits_of(buffer[: origin.numel()].copy_(expert.view(-1)[start : start + CHUNK]).sub_(origin).abs_())
+
+    return read
 
 
 def cut(rank: int, band: Band, total: int, read: Callable[[int], Bits], *, exactly: bool = True) -> Cut:
@@ -155,8 +159,7 @@ def whole_model_ends(whole: WholeModel, densities: Sequence[float]) -> tuple[flo
 
     def score(parts: Sequence[Tensor]) -> Iterator[Tensor]:
         """One after the other, so that each is still in the cache when it is looked at."""
-        origin = parts[0].float()
-        return ((parts[1 + number].float() - origin).abs_() for number in wanted)
+        return (_magnitude(parts[1 + number], parts[0]) for number in wanted)
 
     if not wanted:
         return (None,) * len(densities)
@@ -165,6 +168,13 @@ def whole_model_ends(whole: WholeModel, densities: Sequence[float]) -> tuple[flo
     )
     ends = dict(zip(wanted, found, strict=False))
     return tuple(ends[number][0].value if number in ends else None for number in range(len(densities)))
+
+
+def _magnitude(expert: Tensor, base: Tensor) -> Tensor:
+    from merging.kernels.compiled import takes
+    from merging.kernels.counting import magnitude
+
+    return magnitude(expert, base) if takes(expert) and takes(base) else (expert.float() - base.float()).abs_()
 
 
 def together(whole: WholeModel) -> Iterator[list[Tensor]]:

@@ -48,6 +48,20 @@ class At(Generic[S]):
         return tuple(setting)
 
 
+@dataclass(frozen=True)
+class WeightedSum:
+    """A merge that is no more than a sum of stored tensors, or of their differences from a base, by weights.
+
+    Added from left to right: base, then models with `base_first`, else models, then the base. Without a base it is
+    models alone.
+    """
+
+    base: Tensor | None
+    models: tuple[Tensor, ...]
+    row: tuple[float, ...]
+    base_first: bool = False
+
+
 def one_per_expert(experts: Sequence[str]) -> tuple[str, ...]:
     """The coefficients of most methods: one weight per expert, under its name."""
     return tuple(experts)
@@ -81,6 +95,35 @@ def any_row(row: tuple[float, ...], structure: Any) -> str | None:  # noqa: ARG0
     return None
 
 
+Write = Callable[[int, int, "Tensor"], bool]
+"""Makes the entries from the first number up to the second in a flat tensor, and says whether all are finite there."""
+
+
+@dataclass(frozen=True)
+class Combine:
+    """A way to combine directions that has a loop: `writer` gives it, or None where it cannot read these tensors.
+
+    `by_torch` has the same bits, in as many passes as there are operations.
+    """
+
+    by_torch: Callable[[Tensor | None, Sequence[Tensor], At[Any]], Tensor]
+    writer: Callable[[Tensor | None, Sequence[Tensor], At[Any]], Write | None]
+
+    def __call__(self, base: Tensor | None, directions: Sequence[Tensor], at: At[Any]) -> Tensor:
+        """The merged tensor, float32."""
+        write = self.writer(base, directions, at)
+        if write is None:
+            return self.by_torch(base, directions, at)
+        merged = directions[0].new_empty(directions[0].shape)
+        write(0, merged.numel(), merged.view(-1))
+        return merged
+
+
+def no_sum(base: Tensor | None, tuned: Sequence[Tensor], at: At[Any]) -> WeightedSum | None:  # noqa: ARG001
+    """For methods that do more to the entries than to weigh and add them up."""
+    return None
+
+
 @dataclass(frozen=True)
 class Method:
     """One row of the table of methods.
@@ -102,6 +145,8 @@ class Method:
     `at.survey`, None where nothing is needed.
     `law(gram, at)`: for methods that are a weighted sum of directions whose weights follow from lengths and angles:
     the row for `combine`, one number for each direction, from G[i][j] = <d_i, d_j> over the whole tensor, float64.
+    `weighted_sum(base, tuned, at)`: what `directions` and `combine` come to, for elementwise methods where it is a sum
+    of stored tensors, which one reading makes with the same bits; `at.row` is the law's.
     `row_error(row, structure)`: why a row of coefficients cannot be used, None where it can.
     """
 
@@ -125,6 +170,7 @@ class Method:
     keeps_directions: bool = False
     survey: Callable[[WholeModel, Any], Any] = no_survey
     law: Callable[[Gram, At[Any]], Sequence[float]] | None = None
+    weighted_sum: Callable[[Tensor | None, Sequence[Tensor], At[Any]], WeightedSum | None] = no_sum
     row_error: Callable[[tuple[float, ...], Any], str | None] = any_row
 
     def merge(self, base: Tensor | None, tuned: Sequence[Tensor], at: At[Any]) -> Tensor:

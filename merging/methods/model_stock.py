@@ -11,6 +11,7 @@ from pydantic import Field
 from merging.frozen import Frozen
 from merging.methods.arithmetic import add_up, task_vectors
 from merging.methods.method import At, Gram, Method
+from merging.methods.weighted_sum import from_base
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,4 +89,5 @@ MODEL_STOCK = Method(
     combine=add_up,
     elementwise=lambda structure: structure.scope == "tensor",
     law=stock,
+    weighted_sum=from_base,
 )

@@ -11,7 +11,7 @@ from pydantic import Field
 from merging.frozen import Frozen
 from merging.methods import slerp
 from merging.methods.method import At, Gram, Method, NoStructure, always
-from merging.methods.weighted_sum import around_origin, cancelling, from_origin, shares
+from merging.methods.weighted_sum import around_base, around_origin, cancelling, from_origin, shares
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,6 +71,7 @@ NUSLERP = Method(
     max_experts=2,
     elementwise=always,
     law=arc_shares,
+    weighted_sum=around_base,
     row_error=cancelling,
 )
 

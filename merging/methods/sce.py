@@ -10,7 +10,7 @@ from pydantic import Field
 
 from merging.methods.arithmetic import differences, present, scaled, task_vectors
 from merging.methods.magnitudes import Cut, cut, slices
-from merging.methods.method import At, Method, always
+from merging.methods.method import At, Combine, Method, Write, always
 from merging.methods.searchable import Range
 from merging.methods.sparse import Share, Sparse
 from merging.pieces import CHUNK
@@ -67,16 +67,21 @@ def measure(base: Tensor | None, tuned: Sequence[Tensor], at: At[Sce]) -> Seen:
     energies = [0.0] * len(tuned)
     start = 0
     for origin, *parts in slices(base, tuned):
-        wide = [part.float() for part in parts]
-        mask = None if end is None else end.mask(variance(wide), start)
-        for number, vector in enumerate(differences(origin, wide)):
-            square = vector.square_()
-            energies[number] += float((square if mask is None else square.mul_(mask)).sum())
+        mask = None if end is None else end.mask(variance(parts), start)
+        for number, part in enumerate(parts):
+            energies[number] += _energy(part, origin, mask)
         start += len(origin)
     total = sum(energies)
     if at.structure.compat == "mergekit" and total < _TOO_SMALL * start:
         total = 0.0
     return Seen(end, tuple(one / total if total else 1 / len(tuned) for one in energies))
+
+
+def _energy(expert: Tensor, base: Tensor, mask: Tensor | None) -> float:
+    from merging.kernels.compiled import takes
+    from merging.kernels.spread import energy
+
+    return energy(expert, base, mask) if takes(expert) and takes(base) else energy(expert.float(), base.float(), mask)
 
 
 def _selection(tuned: Sequence[Tensor], density: float) -> Cut | None:
@@ -108,6 +113,11 @@ def variance(tuned: Sequence[Tensor]) -> Tensor:
     From the differences d to the first expert: mean of d^2 less the square of the mean of d, which is at most as many
     times as large as there are experts, so that little cancels. The base has no part in it.
     """
+    from merging.kernels import spread
+    from merging.kernels.compiled import takes
+
+    if len(tuned) > 1 and takes(*tuned):
+        return spread.variance(tuned)
     first = tuned[0].float()
     if len(tuned) == 1:
         return first.new_zeros(first.shape)
@@ -119,15 +129,7 @@ def variance(tuned: Sequence[Tensor]) -> Tensor:
     return squares.div_(len(tuned)).sub_(total.div_(len(tuned)).square_())
 
 
-def erased(base: Tensor | None, directions: Sequence[Tensor], at: At[Sce]) -> Tensor:
-    """base + sum of eta_i x_i over sum of eta_i, over the experts whose x_i = w_i d_i has the sign of sum of x_i.
-
-    FuseChat, section 3.2, calculate and erase, with eta the weights that were measured. Equal coefficients lambda are
-    the paper's method with its result scaled by lambda. Where sum of x_i is zero nothing is added; plus has it with
-    `compat: mergekit`.
-    """
-    if at.measured is None:
-        raise ValueError("`sce` must see a tensor before it combines it; call it at `Method.measured_at`")
+def _erased(base: Tensor | None, directions: Sequence[Tensor], at: At[Sce]) -> Tensor:
     entries = [direction * weight for weight, direction in zip(at.row, directions, strict=True)]
     sign = entries[0] + entries[1] if len(entries) > 1 else entries[0].clone()
     for entry in entries[2:]:
@@ -136,13 +138,39 @@ def erased(base: Tensor | None, directions: Sequence[Tensor], at: At[Sce]) -> Te
     if at.structure.compat == "mergekit":
         sign.add_(0.5).sign_()
     merged, divisor = None, sign.new_zeros(sign.shape)
-    for eta, entry in zip(at.measured.weights, entries, strict=True):
+    for eta, entry in zip(_etas(at), entries, strict=True):
         weight = (entry * sign).gt_(0).mul_(eta)  # eta where the signs agree, 0 elsewhere
         merged = entry.mul_(weight).add_(0.0 if merged is None else merged)  # so that there is no zero with a sign
         divisor.add_(weight)
     assert merged is not None, "there is at least one expert"
     divisor.add_(divisor.clone().eq_(0))  # none agree, or those without energy: by 1
     return merged.div_(divisor).add_(present(base).float())
+
+
+def _erasing(base: Tensor | None, directions: Sequence[Tensor], at: At[Sce]) -> Write | None:
+    from merging.kernels.compiled import takes
+    from merging.kernels.elections import erasing
+
+    origin = present(base)
+    if not (takes(origin) and takes(*directions)):
+        return None
+    return erasing(origin, directions, at.row, _etas(at), ties_are_positive=at.structure.compat == "mergekit")
+
+
+def _etas(at: At[Sce]) -> tuple[float, ...]:
+    if at.measured is None:
+        raise ValueError("`sce` must see a tensor before it combines it; call it at `Method.measured_at`")
+    weights: tuple[float, ...] = at.measured.weights
+    return weights
+
+
+erased = Combine(_erased, _erasing)
+"""base + sum of eta_i x_i over sum of eta_i, over the experts whose x_i = w_i d_i has the sign of sum of x_i.
+
+FuseChat, section 3.2, calculate and erase, with eta the weights that were measured. Equal coefficients lambda are the
+paper's method with its result scaled by lambda. Where sum of x_i is zero nothing is added; plus has it with
+`compat: mergekit`.
+"""
 
 
 SCE = Method(

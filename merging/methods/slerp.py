@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from merging.methods.arithmetic import task_vectors
-from merging.methods.method import At, Gram, Method, NoStructure, always
+from merging.methods.method import At, Gram, Method, NoStructure, WeightedSum, always
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +50,13 @@ def arc(base: Tensor | None, directions: Sequence[Tensor], at: At[NoStructure]) 
     return merged
 
 
+def weighted_sum(base: Tensor | None, tuned: Sequence[Tensor], at: At[NoStructure]) -> WeightedSum:
+    """`ends` and `arc` as a sum of stored tensors."""
+    if base is not None and len(tuned) == 1:
+        return WeightedSum(None, (base, tuned[0]), at.row)
+    return WeightedSum(base, tuple(tuned), at.row)
+
+
 SLERP = Method(
     name="slerp",
     summary="The arc between base and one expert, two experts, or (with a base) two experts' task vectors.",
@@ -64,4 +71,5 @@ SLERP = Method(
     min_models=2,
     elementwise=always,
     law=shares,
+    weighted_sum=weighted_sum,
 )

@@ -2,6 +2,7 @@
 
 from merging.methods.arithmetic import add_up, task_vectors
 from merging.methods.method import Method, NoStructure, always
+from merging.methods.weighted_sum import from_base
 
 TASK_ARITHMETIC = Method(
     name="task_arithmetic",
@@ -13,4 +14,5 @@ TASK_ARITHMETIC = Method(
     directions=task_vectors,
     combine=add_up,
     elementwise=always,
+    weighted_sum=from_base,
 )

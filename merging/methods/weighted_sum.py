@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from merging.methods.arithmetic import task_vectors
-from merging.methods.method import At
+from merging.methods.arithmetic import present, task_vectors
+from merging.methods.method import At, WeightedSum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +23,16 @@ def around_origin(base: Tensor | None, directions: Sequence[Tensor], at: At[Any]
     for weight, direction in zip(at.row[1:], directions[1:], strict=True):
         merged.add_(direction * weight)
     return merged if base is None else merged.add_(base.float())
+
+
+def around_base(base: Tensor | None, tuned: Sequence[Tensor], at: At[Any]) -> WeightedSum:
+    """`from_origin` and `around_origin` as a sum of stored tensors."""
+    return WeightedSum(base, tuple(tuned), at.row)
+
+
+def from_base(base: Tensor | None, tuned: Sequence[Tensor], at: At[Any]) -> WeightedSum:
+    """`task_vectors` and `add_up` as a sum of stored tensors."""
+    return WeightedSum(present(base), tuple(tuned), at.row, base_first=True)
 
 
 def shares(row: Sequence[float]) -> list[float]:

@@ -39,6 +39,7 @@ HOMES = {
     "mlflow": {"optimizer/trackers/mlflow.py"},
     "wandb": {"optimizer/trackers/wandb.py"},
     "tokenizers": {"merging/tokenizers/"},
+    "numba": {"merging/kernels/"},
 }
 
 

@@ -1,0 +1,88 @@
+"""Elect a sign for each entry and average what agrees, in one reading of float32 directions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from merging.kernels.compiled import compiled, fits, flat, flats, put, wide
+from merging.kernels.folds import agreeing, share_weighed, shared, weighed
+from merging.methods.method import Write
+
+
+def electing(
+    base: Tensor, directions: Sequence[Tensor], row: Sequence[float], average: str, *, ties_are_positive: bool
+) -> Write:
+    """What writes the base plus the mean of the directions that agree.
+
+    As `merging.methods.arithmetic.elected` has it, with its bits. Tensors as `takes` allows, directions in float32.
+    """
+    weights = tuple(map(np.float32, row))
+    shares = weights if average == "weights" else (np.float32(1),) * len(weights)
+    ties, divided = np.float32(ties_are_positive), average != "sum"
+    origin, voters = flat(base), flats(directions)
+
+    def write(start: int, stop: int, out: Tensor) -> bool:
+        here = tuple(voter[start:stop] for voter in voters)
+        return bool(_elect_onto(origin[start:stop], here, weights, shares, ties, divided, flat(out)))
+
+    return write
+
+
+def erasing(
+    base: Tensor,
+    directions: Sequence[Tensor],
+    row: Sequence[float],
+    shares: Sequence[float],
+    *,
+    ties_are_positive: bool,
+) -> Write:
+    """What writes the mean of the weighted directions that agree, by their shares, added to the base.
+
+    As `merging.methods.sce.erased` has it, with its bits.
+    """
+    weights, etas, ties = tuple(map(np.float32, row)), tuple(map(np.float32, shares)), np.float32(ties_are_positive)
+    origin, voters = flat(base), flats(directions)
+
+    def write(start: int, stop: int, out: Tensor) -> bool:
+        here = tuple(voter[start:stop] for voter in voters)
+        return bool(_erase_onto(origin[start:stop], here, weights, etas, ties, flat(out)))
+
+    return write
+
+
+@compiled
+def _sign(total: Any, ties: Any) -> Any:
+    """Of a number; `ties` where it is zero, NaN where it is."""
+    sign = np.float32(1) if total > np.float32(0) else (np.float32(-1) if total < np.float32(0) else ties)
+    return sign + (total - total)
+
+
+@compiled
+def _over(total: Any, by: Any) -> Any:
+    """The total where there is nothing to divide by."""
+    return total / (by if by != np.float32(0) else np.float32(1))
+
+
+@compiled
+def _elect_onto(base: Any, directions: Any, weights: Any, shares: Any, ties: Any, divided: Any, out: Any) -> Any:
+    most = np.int32(0)
+    for i in range(out.size):
+        sign = _sign(weighed(directions, weights, i), ties)
+        merged = agreeing(directions, weights, sign, i) * sign
+        if divided:
+            merged = _over(merged, shared(directions, weights, shares, sign, i))
+        most = max(most, put(out, i, merged + wide(base[i])))
+    return fits(most, out)
+
+
+@compiled
+def _erase_onto(base: Any, directions: Any, weights: Any, etas: Any, ties: Any, out: Any) -> Any:
+    most = np.int32(0)
+    for i in range(out.size):
+        sign = _sign(weighed(directions, weights, i), ties)
+        merged = share_weighed(directions, weights, etas, sign, i)
+        merged = _over(merged, shared(directions, weights, etas, sign, i))
+        most = max(most, put(out, i, merged + wide(base[i])))
+    return fits(most, out)
