@@ -8,7 +8,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from merging.errors import MergeError
-from merging.methods.arithmetic import present
+from merging.methods.arithmetic import present, squared_length
 from merging.pieces import pieces
 from merging.threads import each
 
@@ -63,8 +63,6 @@ class Whole:
         """|tau_k|^2 of each expert in one tensor; squares and sums in float64."""
         found = [0.0] * self.experts
         for base, tuned in parts:
-            origin = present(base).float()
             for expert, one in enumerate(tuned):
-                vector = (one.float() - origin).double()
-                found[expert] += float(vector @ vector)
+                found[expert] += squared_length(one, present(base))
         return found

@@ -18,7 +18,7 @@ def variance(models: Sequence[Tensor]) -> Tensor:
 
 
 def energy(model: Tensor, base: Tensor, mask: Tensor | None) -> float:
-    """The sum of (model - base)^2 where the mask is one: differences and squares in float32, the sum in float64."""
+    """The sum of (model - base)^2, of entries where the mask is one: differences in float32, the rest in float64."""
     if mask is None:
         return float(_energy(flat(model), flat(base)))
     return float(_masked_energy(flat(model), flat(base), flat(mask)))
@@ -52,7 +52,7 @@ def _energy(model: Any, base: Any) -> Any:
     total = 0.0
     for i in range(model.size):
         apart = wide(model[i]) - wide(base[i])
-        total += np.float64(apart * apart)
+        total += np.float64(apart) * np.float64(apart)
     return total
 
 
@@ -61,5 +61,5 @@ def _masked_energy(model: Any, base: Any, mask: Any) -> Any:
     total = 0.0
     for i in range(model.size):
         apart = wide(model[i]) - wide(base[i])
-        total += np.float64(apart * apart * mask[i])
+        total += np.float64(apart) * np.float64(apart) * np.float64(mask[i])
     return total

@@ -42,6 +42,16 @@ def differences(base: Tensor, tuned: Sequence[Tensor]) -> list[Tensor]:
     return [expert - origin if expert.dtype == origin.dtype else expert.float().sub_(origin) for expert in tuned]
 
 
+def squared_length(expert: Tensor, base: Tensor, mask: Tensor | None = None) -> float:
+    """|theta_i - theta_0|^2 on the CPU, of entries where the mask is one: squares and their sum in float64."""
+    from merging.kernels.compiled import takes
+    from merging.kernels.spread import energy
+
+    if takes(expert) and takes(base):
+        return energy(expert, base, mask)
+    return energy(expert.float().contiguous(), base.float().contiguous(), mask)
+
+
 def scaled(directions: list[Tensor], scale: float) -> list[Tensor]:
     """The directions times a number, in place: the merged difference is then multiplied by it, by any method here."""
     return directions if scale == 1 else [direction.mul_(scale) for direction in directions]

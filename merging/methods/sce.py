@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from merging.methods.arithmetic import differences, present, scaled, task_vectors
+from merging.methods.arithmetic import differences, present, scaled, squared_length, task_vectors
 from merging.methods.magnitudes import Cut, cut, slices
 from merging.methods.method import At, Combine, Method, Write, always
 from merging.methods.searchable import Range
@@ -69,19 +69,12 @@ def measure(base: Tensor | None, tuned: Sequence[Tensor], at: At[Sce]) -> Seen:
     for origin, *parts in slices(base, tuned):
         mask = None if end is None else end.mask(variance(parts), start)
         for number, part in enumerate(parts):
-            energies[number] += _energy(part, origin, mask)
+            energies[number] += squared_length(part, origin, mask)
         start += len(origin)
     total = sum(energies)
     if at.structure.compat == "mergekit" and total < _TOO_SMALL * start:
         total = 0.0
     return Seen(end, tuple(one / total if total else 1 / len(tuned) for one in energies))
-
-
-def _energy(expert: Tensor, base: Tensor, mask: Tensor | None) -> float:
-    from merging.kernels.compiled import takes
-    from merging.kernels.spread import energy
-
-    return energy(expert, base, mask) if takes(expert) and takes(base) else energy(expert.float(), base.float(), mask)
 
 
 def _selection(tuned: Sequence[Tensor], density: float) -> Cut | None:
