@@ -58,6 +58,7 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     """
     from evaluators.twins import twins_of
     from merging.adapters import adapter_notes
+    from merging.config_notes import config_notes
 
     _check_engine(job)
     check_trackers(job.report_to)
@@ -94,7 +95,8 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     if job.engine() == AUTO and job.models.base is not None:
         plan = plan.model_copy(update={"baselines": (*plan.baselines, *_further(job, plan, sources))})
         _check_budget(job, plan, counts["search"], None)
-    return Checked(plan, examples, [*_notes(job, evaluator), *_twins(fingerprints), *adapter_notes(sources.experts)])
+    of_models = [*adapter_notes(sources.experts), *config_notes(sources.reference, sources.experts)]
+    return Checked(plan, examples, [*_notes(job, evaluator), *_twins(fingerprints), *of_models])
 
 
 def open_evaluator(job: JobFile) -> "Evaluator":

@@ -56,7 +56,8 @@ def _drop_by_rank(rows: Any, drawn: Any, step: Any, start: Any, least: Any, inve
     length = rows.shape[1]
     bins = np.empty(length, np.uint16)
     counts = np.empty((4, BINS), np.int32)
-    ranks, chances, weights = np.empty(BINS, np.float32), np.empty(BINS, np.int32), np.empty(BINS, np.float32)
+    ranks, chances = np.empty(BINS, np.float32), np.empty(BINS, np.float32)
+    found = np.empty(length, np.float32)
     for number in range(rows.shape[0]):
         row, draws = rows[number], drawn[number]
         _bin(row, bins)
@@ -68,13 +69,16 @@ def _drop_by_rank(rows: Any, drawn: Any, step: Any, start: Any, least: Any, inve
             # the mean of a bin's ranks, which count from 0, is half a bin and a half below its end
             ranks[one] = np.float32(below) - np.float32(here) * np.float32(0.5)
         for one in range(BINS):
-            chance = max(np.float32(np.rint(ranks[one] * step + start)), least)
-            chances[one] = np.int32(chance)
-            weights[one] = (np.float32(1) / chance) * factor if inverse else factor
+            chances[one] = max(np.float32(np.rint(ranks[one] * step + start)), least)
         for i in range(length):
-            one = bins[i]
-            kept = np.float32(np.int32(draws[i]) < chances[one])  # a number: nobody can foresee a branch
-            row[i] *= weights[one] * kept
+            found[i] = chances[bins[i]]
+        if inverse:
+            for i in range(length):
+                kept = np.float32(np.float32(draws[i]) < found[i])  # a number: nobody can foresee a branch
+                row[i] *= ((np.float32(1) / found[i]) * factor) * kept
+        else:
+            for i in range(length):
+                row[i] *= factor * np.float32(np.float32(draws[i]) < found[i])
 
 
 @compiled

@@ -16,6 +16,7 @@ from merging.compatibility import (
     non_finite,
     tokenizer_mismatches,
 )
+from merging.config_notes import config_notes
 from merging.recipe import Source
 
 Copy = Callable[[str], Path]
@@ -43,6 +44,22 @@ def test_fine_tunes_of_one_base_fit(zoo: Path) -> None:
     assert mismatches(base, experts) == []
     check_compatible(base, experts)
     check_tokenizers(base, experts)
+
+
+def test_experts_that_compute_with_other_settings_are_noted_with_both_values(zoo: Path, copy_of: Copy) -> None:
+    base, folder = opened(zoo / "base"), copy_of("sort")
+    assert config_notes(base, {"sort": opened(folder)}) == []
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"rms_norm_eps": 0.5, "_name_or_path": "elsewhere", "use_cache": False, "attention_dropout": 0.3}
+    config["rope_parameters"] = {**config["rope_parameters"], "rope_theta": 1e6}
+    (folder / "config.json").write_text(json.dumps(config))
+    (note,) = config_notes(base, {"add": opened(zoo / "add"), "sort": opened(folder)})
+    assert note.startswith("`sort` was trained with other settings")
+    assert "`rms_norm_eps` 0.5 (base: 1e-0" in note
+    assert "`rope_parameters.rope_theta` 1000000.0 (base: " in note
+    assert "use_cache" not in note
+    assert "dropout" not in note
+    assert mismatches(base, [opened(folder)]) == []
 
 
 def test_missing_and_extra_tensors_are_named(zoo: Path, copy_of: Copy) -> None:
