@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from merging.frozen import Frozen
 from merging.mergekit.reference import ModelReference
 from merging.mergekit.settings import Parameters
+from merging.mergekit.templates import template_fault
 from merging.numbers import Whole
 from merging.yaml_file import shown
 
@@ -178,6 +179,9 @@ class MergeConfig(Frozen):
                 f"`chat_template` must be one of {', '.join(TEMPLATES)}, or the template itself, of at least 20 "
                 f"characters with a `{{` among them, but is {text!r}"
             )
+        fault = None if text is None or text in TEMPLATES else template_fault(text)
+        if fault is not None:
+            raise ValueError(f"`chat_template` must be a template that Jinja reads, but {fault}")
         return self
 
     def tokens(self) -> Tokenizer | None:

@@ -1,6 +1,7 @@
 """The chat template that a merge config asks for."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ _NAMED = {
         "{% if add_generation_prompt %}{{ '[|assistant|]' }}{% endif %}"
     ),
 }
+_GENERATION = re.compile(r"{%-?\s*(end)?generation\s*-?%}")  # a tag that only transformers knows
 
 
 def chat_template(asked: str | None, models: Sequence[Checkpoint]) -> str | None:
@@ -50,6 +52,17 @@ def chat_template(asked: str | None, models: Sequence[Checkpoint]) -> str | None
         return _NAMED.get(asked, asked)
     found = [template for template in (template_of(model.model_folder) for model in models) if template is not None]
     return Counter(found).most_common(1)[0][0] if found else None
+
+
+def template_fault(text: str) -> str | None:
+    """Where a chat template is no Jinja, with what transformers adds to it; None where it is."""
+    from jinja2 import Environment, TemplateSyntaxError
+
+    try:
+        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION.sub("", text))
+    except TemplateSyntaxError as error:
+        return f"line {error.lineno} is none: {error.message}"
+    return None
 
 
 def template_of(folder: Path) -> str | None:

@@ -36,6 +36,8 @@ def config(tmp_path: Path) -> Path:
         ("merge_method: linear", "but there is none"),
         (LINEAR + "tokenizer_source: base\ntokenizer: {source: union}", "only one of `tokenizer`"),
         (LINEAR + "chat_template: short", "`chat_template` must be one of auto"),
+        (LINEAR + "chat_template: '{% for message in messages %}{{ message }'", "line 1 is none: unexpected '}'"),
+        (LINEAR + "chat_template: '{% for message in messages %}{{ message }}'", "Jinja reads, but line 1 is none"),
         (LINEAR + "chat_template: '{{ x }}'", "at least 20 characters with a `{` among them, but is '{{ x }}'"),
         (
             "merge_method: linear\nslices: [{sources: [{model: a, layer_range: [0]}]}]",
