@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -24,6 +26,7 @@ Flat = NDArray[Any]
 
 BLOCK = 1 << 11
 """Entries that a loop takes at a time: a float32 copy of them for each of a dozen models stays in the nearest cache."""
+_ROOM = 64 << 20  # bytes that must be free: a few of them are taken
 _STORED = {torch.float32: None, torch.bfloat16: torch.uint16}
 
 
@@ -31,22 +34,28 @@ def compiled(function: F, **options: Any) -> F:
     """The function as machine code, which other threads of Python run beside.
 
     Compiled once for each set of argument types and kept in the user's cache (`NUMBA_CACHE_DIR` names another place),
-    under a hash of all loops: what one is compiled from may be in another's file. Where nothing can be written it is
-    compiled anew in each process.
+    under a hash of all loops: what one is compiled from may be in another's file. Where nothing can be written, or the
+    disk is nearly full, it is compiled anew in each process.
     """
-    options |= {"nogil": True, "error_model": "numpy"}
-    if not os.environ.get("NUMBA_CACHE_DIR"):
-        numba.config.CACHE_DIR = str(user_cache().parent / "loops" / _version())  # type: ignore[attr-defined]
-    try:
-        return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
-    except (RuntimeError, OSError):  # no place to keep it
-        return numba.njit(**options)(function)  # type: ignore[no-any-return]
+    options |= {"nogil": True, "error_model": "numpy", "cache": _can_keep()}
+    return numba.njit(**options)(function)  # type: ignore[no-any-return]
 
 
 @cache
-def _version() -> str:
+def _can_keep() -> bool:
+    """Whether there is a place for compiled code, which is told to numba."""
+    named = os.environ.get("NUMBA_CACHE_DIR")
     files = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    version = hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    place = Path(named) if named else user_cache().parent / "loops" / version
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
+            room = shutil.disk_usage(place).free >= _ROOM
+    except OSError:
+        return False
+    numba.config.CACHE_DIR = str(place)  # type: ignore[attr-defined]
+    return room
 
 
 def reducing(function: F) -> F:

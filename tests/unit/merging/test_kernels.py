@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from merging.kernels import compiled
 from merging.kernels.compiled import takes
 from merging.kernels.counting import around
 from merging.kernels.sums import store
@@ -172,7 +171,8 @@ def test_what_lies_in_a_band_is_kept_in_order_and_what_lies_above_is_counted(siz
             assert (above, at_high, at_low) == ((bits > high).sum(), (bits == high).sum(), (bits == low).sum())
 
 
-def test_loops_work_where_nothing_can_be_kept_on_disk(tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", [True, False])
+def test_loops_work_where_nothing_can_be_kept_on_disk(tmp_path: Path, named: bool) -> None:
     nowhere = tmp_path / "file"
     nowhere.write_text("no folder can be made in a file")
     code = (
@@ -180,9 +180,19 @@ def test_loops_work_where_nothing_can_be_kept_on_disk(tmp_path: Path) -> None:
         "assert store(torch.ones(3), out) and out.tolist() == [1, 1, 1]"
     )
     environment = {**os.environ, "XDG_CACHE_HOME": str(nowhere / "cache"), "HOME": str(nowhere / "home")}
-    environment.pop("NUMBA_CACHE_DIR", None)
+    environment["NUMBA_CACHE_DIR"] = str(nowhere / "loops") if named else ""
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
-def test_compiled_loops_are_kept_under_a_hash_of_their_code() -> None:
-    assert compiled._version() in str(compiled.numba.config.CACHE_DIR) or "NUMBA_CACHE_DIR" in os.environ
+def test_loops_are_compiled_once_and_found_again_by_the_next_process(tmp_path: Path) -> None:
+    code = (
+        "import torch; from merging.kernels import sums; sums.store(torch.ones(3), torch.empty(3));"
+        "print(sum(sums._stored.stats.cache_hits.values()))"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    hits = [
+        subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True).stdout
+        for _ in range(2)
+    ]
+    assert [hit.strip() for hit in hits] == ["0", "1"]
