@@ -17,6 +17,9 @@ from sqlalchemy import Connection, Engine, insert, select
 from optimizer.database import retrying, writing
 from optimizer.tables import NAME_LENGTH, DatabaseClock, audit, jobs
 
+QUEUED_BY = ("submitted", "resume", "retry", "given back", "died")
+"""The deeds after which a job is in the queue, unless it was asked to stop."""
+
 
 @dataclass(frozen=True)
 class Deed:

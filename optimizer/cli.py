@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         signal.signal(number, signal.default_int_handler)
     try:
         logs.set_up()
+        _refuse_other_bytes(sys.argv[1:] if arguments is None else arguments)
         app(args=arguments, prog_name="mergeopt", standalone_mode=True)
     except InputError as error:
         logs.complain(str(error))
@@ -50,6 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         logs.complain("interrupted")
         sys.exit(INTERRUPTED)
+
+
+def _refuse_other_bytes(arguments: Sequence[str]) -> None:
+    """What is not UTF-8 reaches us as halves of pairs, which neither databases nor terminals take."""
+    for number, argument in enumerate(arguments, start=1):
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise InputError(f"Arguments must be UTF-8, but number {number} is {argument!a}. Write or rename it so.")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ _BUSY_SECONDS = 30.0  # how long SQLite waits for another process's write transa
 _IDLE_SECONDS = 20  # how long PostgreSQL lets a transaction stand still; less than a lease
 _WRITES = "mergeopt_writes"
 _REBUILDS = "mergeopt_rebuilds"
-_FORMS = "`folder/mergeopt.db`, `sqlite:///folder/mergeopt.db` or `postgresql://user:password@host:5432/database`"
+_FORMS = "`folder/mergeopt.db`, `sqlite:///folder/mergeopt.db` or `postgresql://USER:PASSWORD@HOST:5432/DATABASE`"
 _SECRET = re.compile(r"password|secret|token", re.IGNORECASE)
 # Locked by another process, disk full, or a file system that is away for a moment: primary result codes of
 # SQLite.

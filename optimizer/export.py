@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 from merging.adapters import adapter_notes
 from merging.card import ScoreRow, model_card
 from merging.compatibility import check_tokenizers
+from merging.config_notes import config_notes
 from merging.folder import write_checkpoint
 from merging.mergekit.export import to_mergekit
 from merging.recipe import Recipe
@@ -16,7 +17,7 @@ from optimizer.coordinator import recipe_of
 from optimizer.errors import InputError, JobFailed
 from optimizer.events import log_event
 from optimizer.headline import headline
-from optimizer.jobs import Job
+from optimizer.jobs import Job, next_step
 from optimizer.plan import Plan
 from optimizer.results import Results, Standing
 from optimizer.spec import JobFile
@@ -39,7 +40,8 @@ def export_trial(
     """Materialize a trial of a job once more, into `folder`; without `number` the job's winner. Returns its number.
 
     The recipe is the one that was scored, so the weights are too, bit by bit. Raises `InputError` where the trial or
-    the folder is wrong, `JobFailed` where the job has no winner yet or the disk is full.
+    the folder is wrong or the job has yet to choose a winner, `JobFailed` where it ended without one or the disk is
+    full.
     """
     number = _chosen(job, results, number)
     recipe = _trial_recipe(url, job, number)
@@ -69,12 +71,13 @@ def recipe_as_mergekit(recipe: Recipe) -> str:
 
 def _chosen(job: Job, results: Results, number: int | None) -> int:
     found = results.winner if number is None else number
-    if found is None:
-        raise JobFailed(
-            f"job `{job.name}` is {job.state} and has no winner yet; name a trial with --trial, or go on with: "
-            f"mergeopt resume {job.name}"
-        )
-    return found
+    if found is not None:
+        return found
+    message = (
+        f"job `{job.name}` is {job.state} and has no winner yet; name one of its trials with --trial (`mergeopt show "
+        f"{job.name}`). {next_step(job.name, job.state)}"
+    )
+    raise JobFailed(message) if job.state in ("done", "failed", "cancelled") else InputError(message)
 
 
 def write_recipe(
@@ -94,7 +97,7 @@ def write_recipe(
     refuse_target(folder)
     try:
         sources = Sources(recipe)
-        for note in adapter_notes(sources.experts):
+        for note in [*adapter_notes(sources.experts), *config_notes(sources.reference, sources.experts)]:
             say(note)
         if "embeddings" not in recipe.unmerged:
             base, experts = sources.chosen(recipe)

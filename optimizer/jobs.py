@@ -147,10 +147,7 @@ def _create(engine: Engine, values: dict[str, Any], examples: list[LedgerEntry],
         new_id = connection.scalar(added.returning(jobs.c.id))
         row = connection.execute(select(jobs).where(jobs.c.name == values["name"])).one()
         if row.write_id != write_id:
-            raise InputError(
-                f"A job's name must be unused, but {row.name!r} is {row.state}. Go on with that job by "
-                f"`mergeopt resume {row.name}`, or submit this one under another name."
-            )
+            raise InputError(refusal("A job's name must be unused (give this one another with --name)", row))
         if new_id is not None:
             insert_entries(connection, new_id, examples)
             note(connection, "submitted", new_id, served=values["served"], priority=values["priority"])
@@ -196,10 +193,8 @@ def _claim(engine: Engine, name: str | int, owner: str, lease_seconds: float, wr
         row = find(connection, name, for_update())
         if row.write_id == write_id:
             return job_of(row)
-        if row.state == "done":
-            raise InputError(f"A job that is run must not be finished, but {row.name!r} is done. {after(row)}")
-        if row.state in ("cancelled", "paused"):
-            raise InputError(f"Job {row.name!r} was {row.state}. Put it back with `mergeopt resume {row.name}`.")
+        if row.state in ("done", "cancelled", "paused"):
+            raise InputError(refusal("A job that is run must be neither done, cancelled nor paused", row))
         refuse_if_held(row)
         return take(connection, row.id, owner, lease_seconds, write_id)
 
@@ -390,8 +385,8 @@ def refuse_if_held(row: Row[Any]) -> None:
         return
     raise InputError(
         f"Only one process may work on a job, but {row.name!r} is held by {row.owner} (attempt "
-        f"{row.attempt}); its lease runs for another {row.seconds_left:.0f} s. Wait for it, or stop it with "
-        f"`mergeopt cancel {row.name}`."
+        f"{row.attempt}), which renews its lease while it lives. Stop it first, with `mergeopt pause {row.name}` or "
+        f"`mergeopt cancel {row.name}`; of a holder that is dead the lease runs out in {row.seconds_left:.0f} s."
     )
 
 
@@ -423,9 +418,31 @@ def end(connection: Connection, row: Row[Any], state: State, *, result: Any = No
     return job_of(connection.execute(ended).one())
 
 
-def after(row: Row[Any]) -> str:
-    """What can be done with a job that is done."""
-    return f"Look at it with `mergeopt show {row.name}`, or submit the job under another name."
+def refusal(rule: str, row: Row[Any]) -> str:
+    """What is said where a job is not in the state that something needs."""
+    return f"{rule}, but {row.name!r} is {row.state}. {next_step(row.name, row.state)}"
+
+
+def next_step(name: str, state: State) -> str:
+    """What people can do with a job in this state, as a sentence for errors."""
+    if state == "done":
+        return (
+            f"Look at it with `mergeopt report {name}`, write its winner with `mergeopt export {name} DIR`, or search "
+            "again by submitting the file under another name (--name)."
+        )
+    if state == "running":
+        return (
+            f"Wait for it with `mergeopt wait {name}`, or stop it with `mergeopt pause {name}` or "
+            f"`mergeopt cancel {name}`."
+        )
+    if state == "queued":
+        return (
+            f"It waits: `mergeopt resume {name} --here` carries it out at once, with --queue `mergeopt serve` does so "
+            "in its turn."
+        )
+    if state == "failed":
+        return f"See why with `mergeopt show {name}`, and go on with `mergeopt retry {name}`."
+    return f"Go on with it by `mergeopt resume {name}`."
 
 
 def job_of(row: Row[Any]) -> Job:

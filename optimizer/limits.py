@@ -22,10 +22,11 @@ class Limit:
 
 
 @retrying
-def set_limit(engine: Engine, user: str, workers: int | None, jobs: int | None) -> Limit:
+def set_limit(engine: Engine, user: str, workers: int | None, jobs: int | None, keep: bool = False) -> Limit:
     """Give a user these limits in place of any before; with neither, the user's row goes.
 
-    Raises `InputError` for a name that is empty or too long and for limits below zero.
+    With `keep`, a limit that is not given stays as it was. Raises `InputError` for a name that is empty or too long and
+    for limits below zero.
     """
     if not 0 < len(user) <= 200:
         raise InputError(f"A user's name must have 1 to 200 characters, but {user[:40]!r} has {len(user)}.")
@@ -33,6 +34,9 @@ def set_limit(engine: Engine, user: str, workers: int | None, jobs: int | None) 
         if value is not None and value < least:
             raise InputError(f"A limit on {name} must be {least} or more, but is {value}; leave it out for no limit.")
     with writing(engine) as connection:
+        before = select(limits.c.workers, limits.c.jobs).where(limits.c.user_name == user).with_for_update()
+        if keep and (had := connection.execute(before).one_or_none()) is not None:
+            workers, jobs = had.workers if workers is None else workers, had.jobs if jobs is None else jobs
         connection.execute(delete(limits).where(limits.c.user_name == user))
         if workers is not None or jobs is not None:
             connection.execute(insert(limits).values(user_name=user, workers=workers, jobs=jobs))

@@ -26,7 +26,7 @@ IDS = ("job", "job_id", "attempt", "trial")
 _SHORTEST = 8  # characters of a secret that is looked for wherever it stands; `true` in a variable is none
 _OURS = ("mergeopt", "optimizer", "merging", "search_spaces", "evaluators")
 _SECRET_VARIABLE = re.compile(r"(TOKEN|PASSWORD|SECRET|KEY)S?$", re.IGNORECASE)
-_IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@\"']*):[^\s\"']+@", re.IGNORECASE)
+_IN_URL = re.compile(r"(?i:(\b[a-z][a-z0-9+.-]*://[^\s:/@\"']*)):(?!PASSWORD@HOST\b)[^\s\"']+@")  # not our example
 _IN_QUERY = re.compile(r"\b(\w*(?:password|secret|token))=[^\s&\"']+", re.IGNORECASE)
 
 _said = logging.getLogger("mergeopt")

@@ -5,7 +5,9 @@ controller does it counts itself (`Counts`). A database that does not answer is 
 within seconds whatever happens. Only running jobs have series of their own.
 """
 
+import errno
 import logging
+import socket
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -48,7 +50,7 @@ def _of_service(seen: Seen) -> Iterator[Metric]:
         states.add_metric([state], seen.states.get(state, 0))
     yield states
     yield GaugeMetricFamily("mergeopt_queue_jobs", "Jobs that wait for a controller.", seen.queued)
-    yield GaugeMetricFamily("mergeopt_queue_oldest_seconds", "Since the oldest of them was submitted.", seen.oldest)
+    yield GaugeMetricFamily("mergeopt_queue_oldest_seconds", "How long the one that waits longest has.", seen.oldest)
     requests = GaugeMetricFamily("mergeopt_requests_open", "Running jobs asked to stop.", labels=["request"])
     for request in _REQUESTS:
         requests.add_metric([request], seen.requests.get(request, 0))
@@ -116,7 +118,7 @@ class _Retries(logging.Handler):
 def metrics_page(url: str, host: str, port: int, counts: Counts) -> Iterator[int]:
     """Serve metrics while the block lasts; the port is that it got where 0 was asked for.
 
-    Raises `InputError` where the port cannot be used.
+    Raises `InputError` where the host is none of this machine's addresses, or the port cannot be used.
     """
     engine = impatient(url)
     retries = _Retries()
@@ -126,11 +128,8 @@ def metrics_page(url: str, host: str, port: int, counts: Counts) -> Iterator[int
     registry.register(_OfJobs(Reader(engine)))
     try:
         server: Any = make_server(host, port, make_wsgi_app(registry), server_class=_Server, handler_class=_Quiet)
-    except OSError as error:
-        raise InputError(
-            f"Metrics need a port that is free, but {port} of {host} cannot be used ({error.strerror}); choose another "
-            "with --metrics-port."
-        ) from error
+    except (OSError, UnicodeError) as error:
+        raise InputError(_unusable(host, port, error)) from error
     database = logging.getLogger(_RETRYING)
     database.addHandler(retries)
     thread = threading.Thread(target=server.serve_forever, name="metrics page", daemon=True)
@@ -142,6 +141,19 @@ def metrics_page(url: str, host: str, port: int, counts: Counts) -> Iterator[int
         server.server_close()
         database.removeHandler(retries)
         engine.dispose()
+
+
+def _unusable(host: str, port: int, error: OSError | UnicodeError) -> str:
+    said = getattr(error, "strerror", None) or str(error)
+    if isinstance(error, socket.gaierror | UnicodeError) or error.errno == errno.EADDRNOTAVAIL:
+        return (
+            f"--metrics-host must be a name or an IPv4 address of this machine, but is {host!r} ({said}); leave it out "
+            "for 127.0.0.1, or take 0.0.0.0 for all its addresses."
+        )
+    return (
+        f"Metrics need a port that is free, but {port} of {host} cannot be used ({said}); choose another with "
+        "--metrics-port."
+    )
 
 
 class _Server(ThreadingMixIn, WSGIServer):

@@ -7,13 +7,15 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, Engine, column, func, inspect, select, table
+from sqlalchemy import ColumnElement, Connection, Engine, column, func, inspect, select, table
 from sqlalchemy.exc import SQLAlchemyError
 
+from optimizer.audit import QUEUED_BY
 from optimizer.database import connect, normalise_url
 from optimizer.queue import counted
-from optimizer.tables import DatabaseClock, jobs, outcomes
+from optimizer.tables import DatabaseClock, audit, jobs, outcomes
 
 PATIENCE = 5.0  # seconds; Prometheus itself waits for ten
 MOST_JOBS = 200  # that are told of one by one: the newest of those that run
@@ -38,7 +40,7 @@ class RunningJob:
 
 @dataclass(frozen=True)
 class Seen:
-    """One look at the database."""
+    """One look at the database. `oldest`: seconds that the job which waits longest has been in the queue, this time."""
 
     states: Mapping[str, int]
     queued: int
@@ -49,7 +51,7 @@ class Seen:
 
 def look(connection: Connection) -> Seen:
     """Everything the metrics say of jobs, by a handful of queries that each read an index or the rows of few jobs."""
-    waiting = select(func.count(), DatabaseClock() - func.min(jobs.c.created_at, type_=DatabaseClock.type))
+    waiting = select(func.count(), DatabaseClock() - func.min(_queued_at(), type_=DatabaseClock.type))
     queued, oldest = connection.execute(waiting.where(jobs.c.state == "queued", jobs.c.served)).one()
     asked = select(jobs.c.request, func.count()).where(jobs.c.state == "running", jobs.c.request.is_not(None))
     return Seen(
@@ -59,6 +61,12 @@ def look(connection: Connection) -> Seen:
         requests=dict(connection.execute(asked.group_by(jobs.c.request)).tuples().all()),
         running=tuple(_running(connection)),
     )
+
+
+def _queued_at() -> ColumnElement[Any]:
+    """When a queued job last came into the queue. The audit trail says, but of jobs that are older than the trail."""
+    came = select(func.max(audit.c.at)).where(audit.c.job_id == jobs.c.id, audit.c.action.in_(QUEUED_BY))
+    return func.coalesce(came.scalar_subquery(), jobs.c.created_at)
 
 
 def _running(connection: Connection) -> Iterator[RunningJob]:

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Engine, Row, update
 from optimizer.audit import note
 from optimizer.database import retrying, writing
 from optimizer.errors import InputError
-from optimizer.jobs import STOPPED, Job, Request, after, end, find, for_update, job_of, refuse_if_held
+from optimizer.jobs import STOPPED, Job, Request, end, find, for_update, job_of, refusal, refuse_if_held
 from optimizer.owners import is_gone
 from optimizer.tables import jobs
 
@@ -37,7 +37,7 @@ def _request(engine: Engine, name: str | int, request: Request) -> Job:
             return job_of(row)
         ended = ("done", "failed") if request == "cancel" else ("done", "failed", "cancelled")
         if row.state in ended:
-            raise InputError(f"A job that is {stopped} must not have ended, but {row.name!r} is {row.state}.")
+            raise InputError(refusal(f"A job that is {stopped} must not have ended", row))
         note(connection, request, row.id)
         if row.state != "running" or row.expired or is_gone(row.owner):
             return end(connection, row, stopped)
@@ -57,12 +57,14 @@ def requeue(
     with writing(engine) as connection:
         row = find(connection, name, for_update())
         if row.state == "done":
-            raise InputError(f"A job that is resumed must not be finished, but {row.name!r} is done. {after(row)}")
+            raise InputError(refusal("A job that is resumed must not be finished", row))
         if row.state != "queued":
             refuse_if_held(row)
-            note(connection, action, row.id)
             end(connection, row, "queued")
-        return _change(connection, row, deaths=0, not_before=None, **({} if served is None else {"served": served}))
+        served = row.served if served is None else served
+        if row.state != "queued" or served != row.served:
+            note(connection, action, row.id)
+        return _change(connection, row, deaths=0, not_before=None, served=served)
 
 
 @retrying
@@ -71,10 +73,7 @@ def retry(engine: Engine, name: str | int) -> Job:
     with engine.connect() as connection:
         row = find(connection, name, for_update())
     if row.state != "failed":
-        raise InputError(
-            f"A job that is retried must have failed, but {row.name!r} is {row.state}. What stopped goes on with "
-            f"`mergeopt resume {row.name}`."
-        )
+        raise InputError(refusal("A job that is retried must have failed", row))
     return requeue(engine, name, served=True, action="retry")
 
 
@@ -89,7 +88,7 @@ def change(engine: Engine, name: str | int, priority: int | None, workers: int |
     with writing(engine) as connection:
         row = find(connection, name, for_update())
         if row.state in ("done", "failed", "cancelled"):
-            raise InputError(f"A job that is changed must not have ended, but {row.name!r} is {row.state}.")
+            raise InputError(refusal("A job that is changed must not have ended", row))
         note(connection, "change", row.id, **changes)
         return _change(connection, row, **changes)
 

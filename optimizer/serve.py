@@ -7,7 +7,6 @@ A controller that dies leaves its coordinators at work, and any other sees by th
 import os
 import shlex
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from optimizer.owners import new_owner
 from optimizer.progress import Progress
 from optimizer.queue import claim_next
 from optimizer.signals import stop_requested
+from optimizer.url_file import url_file
 
 LOOK_SECONDS = 1.0
 ATTEMPTS = 5  # in a row that end without a word and have recorded nothing
@@ -228,7 +228,7 @@ def serve(
     counts = Counts()
     page = _metrics(metrics, url, counts, progress) if metrics else nullcontext()
     # The handlers come last: Ray's start puts its own in their place.
-    with page, _url_file(url) as file, ray_jobs(address) as ray, stop_requested() as stop:
+    with page, url_file(url) as file, ray_jobs(address) as ray, stop_requested() as stop:
         logs.set_up(service=True)  # again: Ray has brought ways of its own
         progress.say("Waiting for jobs")
         lead(Controller(database, ray, file, progress, most or (1 if address is None else 4), counts), stop, once)
@@ -262,13 +262,3 @@ def _metrics(at: tuple[str, int], url: str, counts: Counts, progress: Progress) 
     with metrics_page(url, *at, counts) as port:
         progress.say(f"Metrics: http://{at[0]}:{port}/metrics")
         yield
-
-
-@contextmanager
-def _url_file(url: str) -> Iterator[Path]:
-    """A file that only this user can read: a URL may hold a password, and Ray shows arguments and environments."""
-    with tempfile.TemporaryDirectory(prefix="mergeopt-") as folder:
-        file = Path(folder) / "database"
-        file.touch(mode=0o600)
-        file.write_text(url, encoding="utf-8")
-        yield file

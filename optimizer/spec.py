@@ -58,7 +58,7 @@ class Models(Frozen):
 class Budget(Frozen):
     """When the search stops: at the first limit reached. Baselines are trials and count."""
 
-    trials: int | None = Field(default=None, ge=1, strict=True)  # strict: `true` is not 1
+    trials: int | None = Field(default=None, ge=1, le=1_000_000, strict=True)  # strict: `true` is not 1
     examples: int | None = Field(default=None, ge=1, strict=True)
     minutes: float | None = Field(default=None, gt=0, strict=True)
 
@@ -102,8 +102,8 @@ class Workers(Frozen):
     count: int = Field(default=1, ge=1, le=1024, strict=True)
     engine: Literal["torch", "vllm"] = "torch"
     vllm: VllmSpec = VllmSpec()
-    cpus: float = Field(default=1, gt=0)
-    gpus: float = Field(default=0, ge=0)
+    cpus: float = Field(default=1, gt=0, le=1024)
+    gpus: float = Field(default=0, ge=0, le=1024)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: DType = "float32"
     minutes_per_trial: float = Field(default=60, gt=0)

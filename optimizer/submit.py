@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from optimizer.audit import user
 from optimizer.errors import InputError
 from optimizer.examples import LedgerEntry
-from optimizer.jobs import Job, create_job, find_job
+from optimizer.jobs import Job, create_job, find_job, next_step
 from optimizer.preflight import Say, gib, memory_of, preflight
 from optimizer.spec import JobFile
 from optimizer.warm_start import check_examples, earlier_job, warm_started
@@ -77,7 +77,8 @@ def _refuse_another(existing: Job, content: dict[str, Any]) -> None:
     keys = [key for key in content if written.get(key) != content[key]]
     raise InputError(
         f"A job's name stands for one job file, but `{existing.name}` was submitted with another {', '.join(keys)}. "
-        f"Give this one another name (--name), or go on with the old one: mergeopt resume {existing.name}"
+        f"Give this one another name (--name), or keep to the old one, which is {existing.state}. "
+        f"{next_step(existing.name, existing.state)}"
     )
 
 

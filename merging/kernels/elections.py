@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from merging.kernels.compiled import compiled, fits, flat, flats, put, wide
-from merging.kernels.folds import agreeing, share_weighed, shared, weighed
+from merging.kernels.folds import NOTHING, agreeing, onto, share, shared, vote
 from merging.methods.method import Write
 
 
@@ -18,14 +18,13 @@ def electing(
 
     As `merging.methods.arithmetic.elected` has it, with its bits. Tensors as `takes` allows, directions in float32.
     """
-    weights = tuple(map(np.float32, row))
-    shares = weights if average == "weights" else (np.float32(1),) * len(weights)
+    weights = _pairs(row, row if average == "weights" else [1.0] * len(row))
     ties, divided = np.float32(ties_are_positive), average != "sum"
     origin, voters = flat(base), flats(directions)
 
     def write(start: int, stop: int, out: Tensor) -> bool:
         here = tuple(voter[start:stop] for voter in voters)
-        return bool(_elect_onto(origin[start:stop], here, weights, shares, ties, divided, flat(out)))
+        return bool(_elect_onto(origin[start:stop], here, weights, ties, divided, flat(out)))
 
     return write
 
@@ -42,14 +41,18 @@ def erasing(
 
     As `merging.methods.sce.erased` has it, with its bits.
     """
-    weights, etas, ties = tuple(map(np.float32, row)), tuple(map(np.float32, shares)), np.float32(ties_are_positive)
+    weights, ties = _pairs(row, shares), np.float32(ties_are_positive)
     origin, voters = flat(base), flats(directions)
 
     def write(start: int, stop: int, out: Tensor) -> bool:
         here = tuple(voter[start:stop] for voter in voters)
-        return bool(_erase_onto(origin[start:stop], here, weights, etas, ties, flat(out)))
+        return bool(_erase_onto(origin[start:stop], here, weights, ties, flat(out)))
 
     return write
+
+
+def _pairs(row: Sequence[float], shares: Sequence[float]) -> tuple[tuple[np.float32, np.float32], ...]:
+    return tuple((np.float32(weight), np.float32(share)) for weight, share in zip(row, shares, strict=True))
 
 
 @compiled
@@ -66,23 +69,23 @@ def _over(total: Any, by: Any) -> Any:
 
 
 @compiled
-def _elect_onto(base: Any, directions: Any, weights: Any, shares: Any, ties: Any, divided: Any, out: Any) -> Any:
-    most = np.int32(0)
+def _elect_onto(base: Any, directions: Any, weights: Any, ties: Any, divided: Any, out: Any) -> Any:
+    most, none = np.int32(0), np.float32(0)
     for i in range(out.size):
-        sign = _sign(weighed(directions, weights, i), ties)
-        merged = agreeing(directions, weights, sign, i) * sign
+        sign = _sign(onto(NOTHING, vote, directions, weights, NOTHING, i), ties)
+        merged = onto(none, agreeing, directions, weights, sign, i) * sign
         if divided:
-            merged = _over(merged, shared(directions, weights, shares, sign, i))
+            merged = _over(merged, onto(none, share, directions, weights, sign, i))
         most = max(most, put(out, i, merged + wide(base[i])))
     return fits(most, out)
 
 
 @compiled
-def _erase_onto(base: Any, directions: Any, weights: Any, etas: Any, ties: Any, out: Any) -> Any:
-    most = np.int32(0)
+def _erase_onto(base: Any, directions: Any, weights: Any, ties: Any, out: Any) -> Any:
+    most, none = np.int32(0), np.float32(0)
     for i in range(out.size):
-        sign = _sign(weighed(directions, weights, i), ties)
-        merged = share_weighed(directions, weights, etas, sign, i)
-        merged = _over(merged, shared(directions, weights, etas, sign, i))
+        sign = _sign(onto(NOTHING, vote, directions, weights, NOTHING, i), ties)
+        merged = onto(none, shared, directions, weights, sign, i)
+        merged = _over(merged, onto(none, share, directions, weights, sign, i))
         most = max(most, put(out, i, merged + wide(base[i])))
     return fits(most, out)

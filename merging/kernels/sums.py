@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from merging.kernels.compiled import compiled, fits, flat, flats, put, takes, wide
-from merging.kernels.folds import differences, differences_onto, weighed, weighed_onto
+from merging.kernels.folds import NOTHING, difference, onto, weighed
 from merging.methods.method import WeightedSum, Write
 
 
@@ -41,7 +41,7 @@ def base_plus(base: Tensor, directions: tuple[Tensor, ...], row: tuple[float, ..
     return write
 
 
-def difference(model: Tensor, base: Tensor) -> Tensor:
+def difference_of(model: Tensor, base: Tensor) -> Tensor:
     """model - base, a new tensor in float32. Both as `takes` allows."""
     out = torch.empty(model.shape)
     _subtracted(flat(model), flat(base), flat(out))
@@ -58,7 +58,7 @@ def _added_to(base: Any, models: Any, row: Any, out: Any) -> Any:
     """out = ((base + (m_1 - base) w_1) + (m_2 - base) w_2) + ..."""
     most = np.int32(0)
     for i in range(out.size):
-        most = max(most, put(out, i, differences_onto(wide(base[i]), models, row, i)))
+        most = max(most, put(out, i, onto(wide(base[i]), difference, models, row, wide(base[i]), i)))
     return fits(most, out)
 
 
@@ -68,7 +68,7 @@ def _around(base: Any, models: Any, row: Any, out: Any) -> Any:
     most = np.int32(0)
     for i in range(out.size):
         origin = wide(base[i])
-        most = max(most, put(out, i, differences(origin, models, row, i) + origin))
+        most = max(most, put(out, i, onto(NOTHING, difference, models, row, origin, i) + origin))
     return fits(most, out)
 
 
@@ -77,7 +77,7 @@ def _summed(models: Any, row: Any, out: Any) -> Any:
     """out = (m_1 w_1 + m_2 w_2) + ..."""
     most = np.int32(0)
     for i in range(out.size):
-        most = max(most, put(out, i, weighed(models, row, i)))
+        most = max(most, put(out, i, onto(NOTHING, weighed, models, row, NOTHING, i)))
     return fits(most, out)
 
 
@@ -86,7 +86,7 @@ def _plus(base: Any, directions: Any, row: Any, out: Any) -> Any:
     """out = ((base + d_1 w_1) + d_2 w_2) + ..."""
     most = np.int32(0)
     for i in range(out.size):
-        most = max(most, put(out, i, weighed_onto(wide(base[i]), directions, row, i)))
+        most = max(most, put(out, i, onto(wide(base[i]), weighed, directions, row, NOTHING, i)))
     return fits(most, out)
 
 

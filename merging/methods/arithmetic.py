@@ -33,10 +33,10 @@ def task_vectors(base: Tensor | None, tuned: Sequence[Tensor], at: At[Any]) -> l
 def differences(base: Tensor, tuned: Sequence[Tensor]) -> list[Tensor]:
     """Each minus the base, new tensors in float32."""
     from merging.kernels.compiled import takes
-    from merging.kernels.sums import difference
+    from merging.kernels.sums import difference_of
 
     if takes(base) and all(takes(expert) for expert in tuned):
-        return [difference(expert, base) for expert in tuned]
+        return [difference_of(expert, base) for expert in tuned]
     origin = base.float()
     # what has just been converted is ours to write to
     return [expert - origin if expert.dtype == origin.dtype else expert.float().sub_(origin) for expert in tuned]

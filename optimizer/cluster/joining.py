@@ -7,7 +7,10 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from optimizer import logs
 from optimizer.errors import InputError
+
+_TRIES = "RAY_gcs_server_port_wait_time_s"
 
 
 def join_ray(address: str | None, **local: Any) -> Any:
@@ -24,7 +27,9 @@ def join_ray(address: str | None, **local: Any) -> Any:
     library._private.utils.set_sigterm_handler = lambda _handler: None
     try:
         if address is not None:
-            return library.init(address=address, **quiet)
+            logs.say(f"Connecting to Ray at {address}; where nothing answers, that takes about two minutes")
+            with _few_tries():
+                return library.init(address=address, **quiet)
         with _agent_on_a_free_port(library):
             return library.init(address="local", **quiet, **local)
     except (ConnectionError, ValueError, RuntimeError, library.exceptions.AuthenticationError) as error:
@@ -40,6 +45,22 @@ def _prepare_environment() -> None:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 starves workers on a shared machine
+
+
+@contextlib.contextmanager
+def _few_tries() -> Iterator[None]:
+    """Ray tries twenty times, 41 s each, to reach a head that is not there, and has only a variable to say otherwise.
+
+    It counts for starting a local cluster, too, which needs its time.
+    """
+    if _TRIES in os.environ:
+        yield
+        return
+    os.environ[_TRIES] = "3"
+    try:
+        yield
+    finally:
+        del os.environ[_TRIES]
 
 
 @contextlib.contextmanager

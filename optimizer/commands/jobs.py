@@ -24,8 +24,9 @@ from optimizer.errors import InputError, JobFailed
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from optimizer.jobs import Job, State
+    from optimizer.jobs import State
     from optimizer.spec import JobFile
+    from optimizer.submit import Submitted
 
 Priority = Annotated[int, typer.Option("--priority", min=-1000, max=1000, help="Higher ones are taken first.")]
 SHOWN = 50
@@ -43,7 +44,7 @@ def run(
 
     spec = _read(job_file, name)
     with database(storage) as (opened, url), progress() as shown:
-        job = _submit(opened, spec, folder, shown.say, local=address is None)
+        job = _submit(opened, spec, folder, shown.say, local=address is None).job
         if job.state == "done":
             shown.say(f"Job `{job.name}` is done already.")
         else:
@@ -59,11 +60,18 @@ def submit(
     priority: Priority = 0,
 ) -> None:
     """Check a job and put it in the queue. `mergeopt serve` carries it out."""
+    from optimizer.jobs import next_step
     from optimizer.progress import progress
 
     spec = _read(job_file, name)
     with database(storage) as (opened, _), progress() as shown:
-        job = _submit(opened, spec, folder, shown.say, local=False, served=True, priority=priority)
+        submitted = _submit(opened, spec, folder, shown.say, local=False, served=True, priority=priority)
+        job = submitted.job
+        if not submitted.fresh:
+            shown.say(
+                f"Nothing was submitted: job `{job.name}`, with the same job file, is there already and {job.state}. "
+                f"{next_step(job.name, job.state)}"
+            )
     print(job.name)
 
 
@@ -240,11 +248,11 @@ def _submit(
     local: bool,
     served: bool = False,
     priority: int = 0,
-) -> "Job":
+) -> "Submitted":
     from optimizer.submit import submit as take_in
 
     where = (folder or Path("mergeopt-jobs") / spec.name).resolve()
-    return take_in(opened, spec, where, say, local, served, priority).job
+    return take_in(opened, spec, where, say, local, served, priority)
 
 
 def _carry_out(opened: "Engine", url: str, name: str, address: str | None, shown: Any) -> None:

@@ -94,20 +94,18 @@ def limits(
         int | None, typer.Option("--workers", min=1, max=MOST, help="Workers, all jobs together.")
     ] = None,
     running: Annotated[int | None, typer.Option("--jobs", min=0, max=MOST, help="Jobs that run at a time.")] = None,
-    none: Annotated[bool, typer.Option("--none", help="Take the user's limits away.")] = False,
+    none: Annotated[bool, typer.Option("--none", help="Take away the limits that are not given.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show what users may have at a time, or set it for one: what is not given has no limit."""
+    """Show what users may have at a time, or set it for one: what is not given stays as it was."""
     from optimizer.limits import all_limits, set_limit
     from optimizer.show import limits_table
 
     if user is None and (workers is not None or running is not None or none):
         raise InputError("`mergeopt limits` needs a user to set limits for; '*' is everybody without their own.")
-    if none and (workers is not None or running is not None):
-        raise InputError("--none takes all limits away; leave it out, or --workers and --jobs.")
     with database(storage) as (opened, _):
         if user is not None and (none or workers is not None or running is not None):
-            set_limit(opened, user, workers, running)
+            set_limit(opened, user, workers, running, keep=not none)
         found = [limit for limit in all_limits(opened) if user in (None, limit.user)]
     if as_json:
         print_json([asdict(limit) for limit in found])

@@ -72,10 +72,13 @@ def test_a_job_that_somebody_runs_by_hand_is_none_of_a_controllers(place: Place,
 
 
 def test_limits_are_set_shown_and_taken_away(place: Place) -> None:
-    place.run("limits", "ada", "--workers", "8", "--jobs", "2")
+    place.run("limits", "ada", "--workers", "8")
+    place.run("limits", "ada", "--jobs", "2")
     place.run("limits", "*", "--jobs", "1")
     wanted = [{"user": "*", "workers": None, "jobs": 1}, {"user": "ada", "workers": 8, "jobs": 2}]
     assert json.loads(place.run("limits", "--json").stdout) == wanted
+    place.run("limits", "ada", "--none", "--jobs", "2")
+    assert json.loads(place.run("limits", "ada", "--json").stdout) == [{"user": "ada", "workers": None, "jobs": 2}]
     place.run("limits", "ada", "--none")
     assert json.loads(place.run("limits", "ada", "--json").stdout) == []
     assert "must be" in place.run("jobs", "--state", "asleep", code=2).stderr

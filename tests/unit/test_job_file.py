@@ -76,6 +76,12 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     [
         (GOOD + "name: second\n", "the key `name` is written twice"),
         (GOOD.replace("trials: 30", "trials: true"), "`search.budget.trials`"),
+        (
+            GOOD.replace("trials: 30", "trials: 1000001"),
+            "trials`: must be at most 1000000 (got 1000001)",
+        ),
+        (GOOD + "workers: {cpus: 5000}\n", "`workers.cpus`: must be at most 1024 (got 5000)"),
+        (GOOD + "workers: {gpus: 5000}\n", "`workers.gpus`: must be at most 1024 (got 5000)"),
         (GOOD.replace("{trials: 30}", "{}"), "at least one of trials, examples, minutes"),
         (GOOD.replace("{math: models/math, code: {path: org/code, revision: v1}}", "{}"), "at least one expert"),
         (GOOD.replace("math: models", "ma.th: models"), "an expert's name must be"),

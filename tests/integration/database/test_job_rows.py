@@ -54,7 +54,7 @@ def test_a_job_and_its_examples_are_submitted_together_or_not_at_all(database: E
 
 def test_a_name_that_is_taken_is_refused_with_what_to_do(database: Engine) -> None:
     first = _job(database)
-    with pytest.raises(InputError, match=r"mergeopt resume demo.*another name"):
+    with pytest.raises(InputError, match=r"another with --name.*mergeopt resume demo"):
         create_job(database, "demo", {}, {}, "elsewhere")
     assert [job.id for job in list_jobs(database)] == [first.id]
 
@@ -90,7 +90,7 @@ def test_a_claim_holds_the_job_until_its_lease_runs_out(database: Engine) -> Non
     held = _claimed(database, seconds=30.0)
     assert held.state == "running"
     assert held.lease_until == pytest.approx(time.time() + 30, abs=5)
-    with pytest.raises(InputError, match=r"another-machine:1:abc \(attempt 1\).*another (2\d|30) s.*mergeopt cancel"):
+    with pytest.raises(InputError, match=r"another-machine:1:abc \(attempt 1\).*mergeopt pause demo.*in (2\d|30) s"):
         claim(database, "demo", new_owner(), LONG)
     assert claim_next(database, new_owner(), LONG) is None
     assert renew(database, held.id, _elsewhere(), held.attempt, OVER)

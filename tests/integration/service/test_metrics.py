@@ -5,13 +5,14 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from optimizer.counts import Counts
 from optimizer.database import open_database
@@ -20,10 +21,11 @@ from optimizer.jobs import Job, create_job, finish
 from optimizer.lease import LEASE_SECONDS
 from optimizer.metrics import metrics_page
 from optimizer.outcomes import Columns, record_outcomes
-from optimizer.overview import PATIENCE
+from optimizer.overview import PATIENCE, look
 from optimizer.queue import claim_next
-from optimizer.requests import request_pause
+from optimizer.requests import request_pause, requeue
 from optimizer.study import open_storage, open_study
+from optimizer.tables import audit, jobs
 from tests.postgres import PostgresServer
 
 Page = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -99,6 +101,26 @@ def test_a_page_says_how_queue_and_running_jobs_are(service: tuple[Engine, str])
     assert [_of(page, f"controller_{what}") for what in controller] == [1, 1, 7, 2, 0]
 
 
+def test_a_job_waits_since_it_came_into_the_queue_last_however_long_ago_it_was_submitted(database: Engine) -> None:
+    week = 7 * 86400
+    create_job(database, "old", {}, {}, "")
+    create_job(database, "by hand", {}, {}, "", served=False)
+    with database.begin() as connection:
+        connection.execute(update(jobs).values(created_at=datetime.now(UTC) - timedelta(seconds=week)))
+        connection.execute(update(audit).values(at=datetime.now(UTC) - timedelta(seconds=week)))
+    assert _oldest(database) == pytest.approx(week, abs=60)
+    request_pause(database, "old")
+    requeue(database, "old")
+    assert _oldest(database) < 60
+    requeue(database, "by hand", served=True)
+    assert _oldest(database) < 60
+
+
+def _oldest(database: Engine) -> float:
+    with database.connect() as connection:
+        return look(connection).oldest
+
+
 def test_two_controllers_say_the_same_of_jobs_and_each_its_own_of_itself(service: tuple[Engine, str]) -> None:
     database, url = service
     create_job(database, "small", {}, {}, "")
@@ -151,3 +173,13 @@ def test_a_port_that_is_taken_is_refused_with_what_to_do(tmp_path: Path) -> None
             metrics_page(str(tmp_path / "a.db"), "127.0.0.1", number, Counts()),
         ):
             pass
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "192.0.2.77"])
+def test_a_host_that_is_not_this_machine_is_refused_as_such(tmp_path: Path, host: str) -> None:
+    with (
+        pytest.raises(InputError, match=rf"--metrics-host must be .*but is '{host}'.*0\.0\.0\.0") as refused,
+        metrics_page(str(tmp_path / "a.db"), host, 0, Counts()),
+    ):
+        pass
+    assert "--metrics-port" not in str(refused.value)

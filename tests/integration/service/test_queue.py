@@ -8,7 +8,7 @@ from sqlalchemy import Engine, update
 from optimizer.audit import deeds
 from optimizer.errors import InputError
 from optimizer.jobs import Job, claim, create_job, find_job, finish, get_job, record_death, release, renew
-from optimizer.limits import all_limits, set_limit
+from optimizer.limits import Limit, all_limits, set_limit
 from optimizer.owners import new_owner
 from optimizer.queue import claim_next, count_jobs, list_jobs
 from optimizer.requests import change, request_pause, requeue, retry
@@ -53,6 +53,15 @@ def test_no_more_jobs_of_a_user_run_than_their_limit(database: Engine) -> None:
     set_limit(database, "*", workers=None, jobs=None)
     assert _next(database) == "b3"
     assert [limit.user for limit in all_limits(database)] == ["ada"]
+
+
+def test_a_limit_that_is_not_named_stays_as_it_was(database: Engine) -> None:
+    set_limit(database, "ada", workers=8, jobs=None, keep=True)
+    set_limit(database, "ada", workers=None, jobs=2, keep=True)
+    assert set_limit(database, "ada", workers=4, jobs=None, keep=True) == Limit("ada", 4, 2)
+    assert all_limits(database) == [Limit("ada", 4, 2)]
+    set_limit(database, "ada", workers=None, jobs=2)
+    assert all_limits(database) == [Limit("ada", None, 2)]
 
 
 def test_nobody_without_limits_of_their_own_runs_anything_where_everybody_elses_is_zero(database: Engine) -> None:
@@ -156,13 +165,26 @@ def test_a_paused_job_stays_so_until_it_is_resumed(database: Engine) -> None:
 
 def test_only_what_failed_is_retried_and_only_what_has_not_ended_is_changed(database: Engine) -> None:
     job = _submit(database, "job")
-    with pytest.raises(InputError, match=r"must have failed.*mergeopt resume job"):
+    with pytest.raises(InputError, match=r"must have failed.*is queued.*mergeopt resume job --here"):
         retry(database, "job")
     _next(database)
+    with pytest.raises(InputError, match=r"must have failed.*is running.*mergeopt pause job"):
+        retry(database, "job")
     finish(database, job.id, 1, "failed", error="no")
-    with pytest.raises(InputError, match="must not have ended"):
-        change(database, "job", priority=1, workers=None)
+    for refused in (lambda: change(database, "job", 1, None), lambda: request_pause(database, "job")):
+        with pytest.raises(InputError, match=r"must not have ended.*is failed.*mergeopt retry job"):
+            refused()
     assert retry(database, "job").state == "queued"
+
+
+def test_what_is_done_is_neither_retried_nor_changed_but_reported_or_searched_again(database: Engine) -> None:
+    job = _submit(database, "job")
+    _next(database)
+    finish(database, job.id, 1, "done")
+    for refused in (lambda: retry(database, "job"), lambda: change(database, "job", 1, None)):
+        with pytest.raises(InputError, match=r"is done\..*mergeopt report job.*mergeopt export job.*--name") as refusal:
+            refused()
+        assert "resume" not in str(refusal.value)
 
 
 def test_a_controller_that_is_stopped_gives_its_job_back_to_the_queue(database: Engine) -> None:

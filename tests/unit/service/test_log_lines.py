@@ -122,6 +122,8 @@ def test_what_a_line_says_can_be_read_from_either_form() -> None:
         ("postgresql+psycopg://u:p@h/d", "postgresql+psycopg://u:***@h/d"),
         ("at postgresql://u:a@b:c@h/d.", "at postgresql://u:***@h/d."),
         ("http://127.0.0.1:8265/x", "http://127.0.0.1:8265/x"),
+        ("postgresql://USER:PASSWORD@HOST:5432/DATABASE", "postgresql://USER:PASSWORD@HOST:5432/DATABASE"),
+        ("postgresql://USER:PASSWORD@host/d", "postgresql://USER:***@host/d"),
         ("sslpassword=x&host=y", "sslpassword=***&host=y"),
         ("5 tokens = 3 examples", "5 tokens = 3 examples"),
     ],
