@@ -127,6 +127,8 @@ def metrics_page(url: str, host: str, port: int, counts: Counts) -> Iterator[int
     registry.register(_OfController(counts, retries))
     registry.register(_OfJobs(Reader(engine)))
     try:
+        if not host:  # which would be all addresses
+            raise socket.gaierror(socket.EAI_NONAME, "no name at all")
         server: Any = make_server(host, port, make_wsgi_app(registry), server_class=_Server, handler_class=_Quiet)
     except (OSError, UnicodeError) as error:
         raise InputError(_unusable(host, port, error)) from error

@@ -175,7 +175,7 @@ def test_a_port_that_is_taken_is_refused_with_what_to_do(tmp_path: Path) -> None
             pass
 
 
-@pytest.mark.parametrize("host", ["nowhere.invalid", "192.0.2.77"])
+@pytest.mark.parametrize("host", ["nowhere.invalid", "192.0.2.77", ""])
 def test_a_host_that_is_not_this_machine_is_refused_as_such(tmp_path: Path, host: str) -> None:
     with (
         pytest.raises(InputError, match=rf"--metrics-host must be .*but is '{host}'.*0\.0\.0\.0") as refused,
