@@ -19,11 +19,9 @@ from torch import Tensor
 
 from merging.kernels.counting import around
 from merging.pieces import pieces
-from merging.threads import Ahead, pool_of, torch_threads
+from merging.threads import torch_threads
 
 Bits = NDArray[np.int32]
-Look = tuple[Bits, int, int, int]
-"""What `merging.kernels.counting.around` sees in a piece."""
 
 SAMPLE = 1 << 15
 """Entries of a large tensor that are looked at before all of it."""
@@ -87,10 +85,8 @@ def found_in_all(
     `ranks` gives each score's, from how many places there are. `signed`: scores may be negative. Empty where there are
     no places.
     """
-    threads = torch.get_num_threads()
-    with torch_threads(1), pool_of(threads) as pool:
-        ahead = Ahead(pool, threads)
-        return _found_in_all(reading, score, ranks, signed_bits_of if signed else bits_of, ahead)
+    with torch_threads(1):  # on pieces as small as these, two cost twice as much and are no sooner done
+        return _found_in_all(reading, score, ranks, signed_bits_of if signed else bits_of)
 
 
 def _found_in_all(
@@ -98,7 +94,6 @@ def _found_in_all(
     score: Score,
     ranks: Callable[[int], Sequence[Sequence[int]]],
     bits_of_score: Callable[[Tensor], Bits],
-    ahead: Ahead,
 ) -> list[list[Found]]:
     samples: list[Evenly] = []
     for parts in reading():
@@ -113,14 +108,11 @@ def _found_in_all(
         return []
     wanted = ranks(total)
     bands = [bands_around(some, total, sample.taken()) for some, sample in zip(wanted, samples, strict=True)]
-
-    def looks(parts: Sequence[Tensor]) -> list[Look]:
-        scores = zip(bands, map(bits_of_score, score(parts)), strict=True)
-        return [band.look(bits) for several, bits in scores for band in several]
-
-    for seen in ahead.each(looks, reading()):
-        for band, look in zip((band for several in bands for band in several), seen, strict=True):
-            band.add(look)
+    for parts in reading():
+        for several, numbers in zip(bands, score(parts), strict=True):
+            bits = bits_of_score(numbers)
+            for band in several:
+                band.count(bits)
 
     def again(number: int) -> Iterator[Bits]:
         return (bits_of_score(next(islice(score(parts), number, None))) for parts in reading())
@@ -191,17 +183,10 @@ class Band:
 
     def count(self, bits: Bits) -> None:
         """The next piece."""
-        self.add(self.look(bits))
-
-    def look(self, bits: Bits) -> Look:
-        """What there is to a piece, for `add`: pieces may be looked at side by side."""
         whole = self.low == self.high
-        return around(bits, self.low, self.high, open_low=whole or self.heavy[0], open_high=whole or self.heavy[1])
-
-    def add(self, look: Look) -> None:
-        """The next piece, as it was seen."""
-        whole = self.low == self.high
-        between, above, at_high, at_low = look
+        between, above, at_high, at_low = around(
+            bits, self.low, self.high, open_low=whole or self.heavy[0], open_high=whole or self.heavy[1]
+        )
         self.above += above
         self.at_high.append(at_high if self.heavy[1] or whole else 0)
         if not whole:

@@ -1,9 +1,8 @@
 """Keep several processors busy: one tensor to a thread, and torch on one thread in each."""
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -32,30 +31,6 @@ def torch_threads(count: int) -> Iterator[None]:
 def pool_of(threads: int) -> ThreadPoolExecutor:
     """Threads in each of which torch computes on that one alone."""
     return ThreadPoolExecutor(threads, "mergeopt", torch.set_num_threads, (1,))
-
-
-class Ahead:
-    """Calls a function of one item after the other, some at a time, and gives the results in the items' order."""
-
-    def __init__(self, pool: ThreadPoolExecutor, threads: int) -> None:
-        """Twice as many items as there are threads are under way, and in memory."""
-        self._pool, self._most = pool, 2 * threads if threads > 1 else 0
-
-    def each(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        if not self._most:
-            yield from map(function, items)
-            return
-        waiting: deque[Future[R]] = deque()
-        try:
-            for item in items:
-                waiting.append(self._pool.submit(function, item))
-                if len(waiting) == self._most:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def each(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
