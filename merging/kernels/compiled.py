@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
@@ -18,7 +12,11 @@ from numba.extending import overload
 from numpy.typing import NDArray
 from torch import Tensor
 
-from merging.hash_cache import user_cache
+from merging.errors import MergeError
+from merging.kernels.kept_loops import KeptLoops
+
+if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+    raise MergeError("merging needs numba to compile its loops, but NUMBA_DISABLE_JIT is set; unset it.")
 
 F = TypeVar("F", bound=Callable[..., Any])
 Flat = NDArray[Any]
@@ -26,36 +24,19 @@ Flat = NDArray[Any]
 
 BLOCK = 1 << 11
 """Entries that a loop takes at a time: a float32 copy of them for each of a dozen models stays in the nearest cache."""
-_ROOM = 64 << 20  # bytes that must be free: a few of them are taken
+MOST = 16
+"""Models that a loop reads at once: compiling one for more takes longer than most merges."""
 _STORED = {torch.float32: None, torch.bfloat16: torch.uint16}
 
 
 def compiled(function: F, **options: Any) -> F:
     """The function as machine code, which other threads of Python run beside.
 
-    Compiled once for each set of argument types and kept in the user's cache (`NUMBA_CACHE_DIR` names another place),
-    under a hash of all loops: what one is compiled from may be in another's file. Where nothing can be written, or the
-    disk is nearly full, it is compiled anew in each process.
+    Compiled once for each set of argument types, and kept (see `KeptLoops`).
     """
-    options |= {"nogil": True, "error_model": "numpy", "cache": _can_keep()}
-    return numba.njit(**options)(function)  # type: ignore[no-any-return]
-
-
-@cache
-def _can_keep() -> bool:
-    """Whether there is a place for compiled code, which is told to numba."""
-    named = os.environ.get("NUMBA_CACHE_DIR")
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    version = hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
-    place = Path(named) if named else user_cache().parent / "loops" / version
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=place):
-            room = shutil.disk_usage(place).free >= _ROOM
-    except OSError:
-        return False
-    numba.config.CACHE_DIR = str(place)  # type: ignore[attr-defined]
-    return room
+    loop = numba.njit(nogil=True, error_model="numpy", **options)(function)
+    loop._cache = KeptLoops(function)
+    return loop  # type: ignore[no-any-return]
 
 
 def reducing(function: F) -> F:
@@ -64,10 +45,12 @@ def reducing(function: F) -> F:
 
 
 def takes(*tensors: Tensor) -> bool:
-    """Whether loops can read these: on the CPU, without gaps, bfloat16 or float32, all alike."""
+    """Whether loops can read these: on the CPU, without gaps, bfloat16 or float32, all alike, and not too many."""
     first = tensors[0].dtype
-    return first in _STORED and all(
-        one.dtype == first and one.device.type == "cpu" and one.is_contiguous() for one in tensors
+    return (
+        first in _STORED
+        and len(tensors) <= MOST
+        and all(one.dtype == first and one.device.type == "cpu" and one.is_contiguous() for one in tensors)
     )
 
 
@@ -89,6 +72,12 @@ def flat(tensor: Tensor) -> Flat:
 def flats(tensors: Sequence[Tensor]) -> tuple[Flat, ...]:
     """That of several, for loops that take any number of them."""
     return tuple(flat(one) for one in tensors)
+
+
+def float32s(numbers: Sequence[float]) -> tuple[np.float32, ...]:
+    """Numbers as loops take them. Those that are too large are infinite, and what is made of them is refused."""
+    with np.errstate(over="ignore"):
+        return tuple(map(np.float32, numbers))
 
 
 def wide(stored: Any) -> Any:

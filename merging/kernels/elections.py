@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from merging.kernels.compiled import compiled, fits, flat, flats, put, wide
+from merging.kernels.compiled import compiled, fits, flat, flats, float32s, put, wide
 from merging.kernels.folds import NOTHING, agreeing, onto, share, shared, vote
 from merging.methods.method import Write
 
@@ -52,7 +52,7 @@ def erasing(
 
 
 def _pairs(row: Sequence[float], shares: Sequence[float]) -> tuple[tuple[np.float32, np.float32], ...]:
-    return tuple((np.float32(weight), np.float32(share)) for weight, share in zip(row, shares, strict=True))
+    return tuple(zip(float32s(row), float32s(shares), strict=True))
 
 
 @compiled

@@ -21,14 +21,16 @@ def onto(start: Any, term: Any, models: Any, weights: Any, given: Any, place: An
 
 @overload(onto)
 def _onto(start: Any, term: Any, models: Any, weights: Any, given: Any, place: Any) -> Any:  # noqa: ARG001
-    def first(start: Any, term: Any, models: Any, weights: Any, given: Any, place: Any) -> Any:
+    half = len(models) // 2  # types are inferred as deep as halves go: a chain would be as deep as there are models
+
+    def one(start: Any, term: Any, models: Any, weights: Any, given: Any, place: Any) -> Any:
         return start + term(models[0], weights[0], given, place)
 
     def more(start: Any, term: Any, models: Any, weights: Any, given: Any, place: Any) -> Any:
-        before = onto(start, term, models[:-1], weights[:-1], given, place)
-        return before + term(models[-1], weights[-1], given, place)
+        before = onto(start, term, models[:half], weights[:half], given, place)
+        return onto(before, term, models[half:], weights[half:], given, place)
 
-    return first if len(models) == 1 else more
+    return one if len(models) == 1 else more
 
 
 @compiled

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from merging.kernels.compiled import compiled, fits, flat, flats, put, takes, wide
+from merging.kernels.compiled import compiled, fits, flat, flats, float32s, put, takes, wide
 from merging.kernels.folds import NOTHING, difference, onto, weighed
 from merging.methods.method import WeightedSum, Write
 
@@ -18,7 +18,7 @@ def can_sum(total: WeightedSum) -> bool:
 
 def writer(total: WeightedSum) -> Write:
     """What writes a sum that `can_sum`."""
-    models, row = flats(total.models), tuple(map(np.float32, total.row))
+    models, row = flats(total.models), float32s(total.row)
     base = flat(total.base) if total.base is not None else None
     loop = _added_to if total.base_first else _around
 
@@ -33,7 +33,7 @@ def writer(total: WeightedSum) -> Write:
 
 def base_plus(base: Tensor, directions: tuple[Tensor, ...], row: tuple[float, ...]) -> Write:
     """What writes ((base + d_1 w_1) + d_2 w_2) + ... Tensors as `takes` allows."""
-    origin, models, weights = flat(base), flats(directions), tuple(map(np.float32, row))
+    origin, models, weights = flat(base), flats(directions), float32s(row)
 
     def write(start: int, stop: int, out: Tensor) -> bool:
         return bool(_plus(origin[start:stop], tuple(model[start:stop] for model in models), weights, flat(out)))

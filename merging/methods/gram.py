@@ -23,7 +23,7 @@ def gram_of(parts: Iterable[Sequence[Tensor]]) -> Gram:
     found: Any = None
     for part in parts:
         found = np.zeros((len(part), len(part))) if found is None else found
-        if takes(*part):
+        if all(map(takes, part)):
             add_products(None, part, found)
         else:  # on a GPU
             _add(part, found)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from merging.kernels import compiled
 from merging.kernels.compiled import takes
 from merging.kernels.counting import around
 from merging.kernels.sums import store
@@ -59,7 +60,7 @@ def by_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def made(method: Method, settings: dict[str, Any], base: Tensor, tuned: Sequence[Tensor], out: torch.dtype) -> Tensor:
-    names = tuple("abcdefgh"[: len(tuned)])
+    names = tuple("abcdefghijklmnopq"[: len(tuned)])
     row = tuple(0.3 - 0.7 * (place % 2) + 0.1 * place for place in range(len(method.coefficients(names))))
     if method.row_error(row, method.structure.model_validate(settings)):
         row = tuple(abs(weight) for weight in row)
@@ -171,28 +172,88 @@ def test_what_lies_in_a_band_is_kept_in_order_and_what_lies_above_is_counted(siz
             assert (above, at_high, at_low) == ((bits > high).sum(), (bits == high).sum(), (bits == low).sum())
 
 
-@pytest.mark.parametrize("named", [True, False])
-def test_loops_work_where_nothing_can_be_kept_on_disk(tmp_path: Path, named: bool) -> None:
-    nowhere = tmp_path / "file"
-    nowhere.write_text("no folder can be made in a file")
-    code = (
-        "import torch; from merging.kernels.sums import store; out = torch.empty(3);"
-        "assert store(torch.ones(3), out) and out.tolist() == [1, 1, 1]"
-    )
-    environment = {**os.environ, "XDG_CACHE_HOME": str(nowhere / "cache"), "HOME": str(nowhere / "home")}
-    environment["NUMBA_CACHE_DIR"] = str(nowhere / "loops") if named else ""
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+@pytest.mark.parametrize("count", [17, 40])
+@pytest.mark.parametrize("name", ["task_arithmetic", "ties", "sce", "karcher"])
+def test_more_experts_than_a_loop_takes_are_merged_by_torch(name: str, count: int) -> None:
+    base, tuned = drawn(count, torch.bfloat16, (3, 5))
+    at: At[Any] = At("layer.weight", tuple(map(str, range(count))), (1 / count,) * count, METHODS[name].structure())
+    merged = METHODS[name].merge(base, tuned, at)
+    assert (merged - base.float()).abs().max() < 0.1
+
+
+def test_a_loop_for_as_many_experts_as_it_takes_is_compiled_deep_inside_of_other_code() -> None:
+    base, tuned = drawn(compiled.MOST, torch.float32, (3, 5))
+
+    def deep(frames: int) -> Tensor:
+        return deep(frames - 1) if frames else made(METHODS["linear"], {}, base, tuned, torch.bfloat16)
+
+    assert deep(400).isfinite().all()
+
+
+def by_itself(code: str, cache: Path, **environment: str) -> str:
+    """What a process of its own prints."""
+    settings = {**os.environ, "XDG_CACHE_HOME": str(cache), **environment}
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, env=settings, capture_output=True, text=True
+    ).stdout.strip()
+
+
+STORE = (
+    "import torch; from merging.kernels import sums; out = torch.empty(3); assert sums.store(torch.ones(3), out);"
+    "assert out.tolist() == [1, 1, 1]; print(sum(sums._stored.stats.cache_hits.values()))"
+)
 
 
 def test_loops_are_compiled_once_and_found_again_by_the_next_process(tmp_path: Path) -> None:
+    assert [by_itself(STORE, tmp_path) for _ in range(2)] == ["0", "1"]
+
+
+@pytest.mark.parametrize("size", [0, 10, 100, 5000])
+def test_damaged_files_are_compiled_anew(tmp_path: Path, size: int) -> None:
+    by_itself(STORE, tmp_path)
+    kept = [file for file in tmp_path.rglob("loops/*/*") if file.is_file()]
+    assert kept
+    for file in kept:
+        os.truncate(file, size)
+    assert [by_itself(STORE, tmp_path) for _ in range(2)] == ["0", "1"]
+
+
+def test_loops_work_where_nothing_can_be_kept_on_disk(tmp_path: Path) -> None:
+    nowhere = tmp_path / "file"
+    nowhere.write_text("no folder can be made in a file")
+    assert by_itself(STORE, nowhere / "cache") == "0"
+
+
+def test_loops_work_where_the_disk_is_full_by_the_time_they_are_compiled(tmp_path: Path) -> None:
+    full = "from merging.kernels import sums; import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200));"
+    assert by_itself("import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);" + full + STORE, tmp_path) == "0"
+    assert not [file for file in tmp_path.rglob("loops/*/*") if file.is_file()], "nothing is left behind"
+
+
+def test_a_loop_is_never_taken_for_one_of_other_arguments(tmp_path: Path) -> None:
     code = (
-        "import torch; from merging.kernels import sums; sums.store(torch.ones(3), torch.empty(3));"
-        "print(sum(sums._stored.stats.cache_hits.values()))"
+        "import torch; from merging.kernels import sums; from merging.methods.method import WeightedSum;"
+        "count = COUNT; one = torch.ones(9, dtype=DTYPE); out = torch.empty(9);"
+        "assert sums.writer(WeightedSum(None, (one,) * count, (1.0,) * count))(0, 9, out); print(out[0].item())"
     )
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-    environment.pop("NUMBA_CACHE_DIR", None)
-    hits = [
-        subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True).stdout
-        for _ in range(2)
-    ]
-    assert [hit.strip() for hit in hits] == ["0", "1"]
+    cases = [(count, dtype) for count in (2, 3) for dtype in ("torch.bfloat16", "torch.float32")]
+    codes = [code.replace("COUNT", str(count)).replace("DTYPE", dtype) for count, dtype in cases]
+    for _ in range(2):
+        running = [
+            subprocess.Popen(
+                [sys.executable, "-c", one],
+                env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for one in codes
+        ]
+        said = [process.communicate()[0].strip() for process in running]
+        assert said == [str(float(count)) for count, _ in cases]
+
+
+def test_a_machine_where_nothing_may_be_compiled_is_told_so(tmp_path: Path) -> None:
+    code = (
+        "from merging.errors import MergeError\ntry:\n import merging.step\nexcept MergeError as error:\n print(error)"
+    )
+    assert "unset it" in by_itself(code, tmp_path, NUMBA_DISABLE_JIT="1")
