@@ -96,7 +96,7 @@ def main() -> None:
 
 def measured(url: str, engine: str, told: int, parameters: int, trials: int, rounds: int) -> Row:
     """Both contestants in one database, taking turns."""
-    job = SimulatedJob(url, job_file(engine, trials=told + 10**6), parameters=parameters)
+    job = SimulatedJob(url, job_file(engine, trials=10**6), parameters=parameters)
     distributions: Distributions = job.plan.space(job.file).distributions()  # type: ignore[assignment]
     assert len(distributions) == parameters
     start = job.plan.start
