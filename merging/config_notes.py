@@ -66,7 +66,7 @@ def config_notes(base: Checkpoint, experts: Mapping[str, Checkpoint]) -> list[st
     """
     notes = []
     for name, expert in experts.items():
-        differ = list(_differences(base.config, expert.config))
+        differ = _differences(base.config, expert.config)
         if differ:
             rest = f" and {len(differ) - _FEW} more" if len(differ) > _FEW else ""
             notes.append(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from merging.errors import MergeError
 from merging.kernels.kept_loops import KeptLoops
+from merging.methods.method import Write
 
 if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
     raise MergeError("merging needs numba to compile its loops, but NUMBA_DISABLE_JIT is set; unset it.")
@@ -72,6 +73,17 @@ def flat(tensor: Tensor) -> Flat:
 def flats(tensors: Sequence[Tensor]) -> tuple[Flat, ...]:
     """That of several, for loops that take any number of them."""
     return tuple(flat(one) for one in tensors)
+
+
+def writing(loop: Callable[..., Any], base: Tensor | None, models: Sequence[Tensor], *settings: Any) -> Write:
+    """What has a loop write some entries: of the base, where there is one, the models, the settings, and a target."""
+    bases, others = flats([] if base is None else [base]), flats(models)
+
+    def write(start: int, stop: int, out: Tensor) -> bool:
+        origin, here = (tuple(one[start:stop] for one in several) for several in (bases, others))
+        return bool(loop(*origin, here, *settings, flat(out)))
+
+    return write
 
 
 def float32s(numbers: Sequence[float]) -> tuple[np.float32, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from merging.kernels.compiled import compiled, fits, flat, flats, float32s, put, wide
+from merging.kernels.compiled import compiled, fits, float32s, put, wide, writing
 from merging.kernels.folds import NOTHING, agreeing, onto, share, shared, vote
 from merging.methods.method import Write
 
@@ -19,14 +19,7 @@ def electing(
     As `merging.methods.arithmetic.elected` has it, with its bits. Tensors as `takes` allows, directions in float32.
     """
     weights = _pairs(row, row if average == "weights" else [1.0] * len(row))
-    ties, divided = np.float32(ties_are_positive), average != "sum"
-    origin, voters = flat(base), flats(directions)
-
-    def write(start: int, stop: int, out: Tensor) -> bool:
-        here = tuple(voter[start:stop] for voter in voters)
-        return bool(_elect_onto(origin[start:stop], here, weights, ties, divided, flat(out)))
-
-    return write
+    return writing(_elect_onto, base, directions, weights, np.float32(ties_are_positive), average != "sum")
 
 
 def erasing(
@@ -41,14 +34,7 @@ def erasing(
 
     As `merging.methods.sce.erased` has it, with its bits.
     """
-    weights, ties = _pairs(row, shares), np.float32(ties_are_positive)
-    origin, voters = flat(base), flats(directions)
-
-    def write(start: int, stop: int, out: Tensor) -> bool:
-        here = tuple(voter[start:stop] for voter in voters)
-        return bool(_erase_onto(origin[start:stop], here, weights, ties, flat(out)))
-
-    return write
+    return writing(_erase_onto, base, directions, _pairs(row, shares), np.float32(ties_are_positive))
 
 
 def _pairs(row: Sequence[float], shares: Sequence[float]) -> tuple[tuple[np.float32, np.float32], ...]:

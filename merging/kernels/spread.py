@@ -30,18 +30,14 @@ def _variance(models: Any, out: Any) -> None:
     total, squares = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     for start in range(0, out.size, BLOCK):
         target, first = out[start : start + BLOCK], models[0][start : start + BLOCK]
+        total[:] = np.float32(0)
+        squares[:] = np.float32(0)
         for k in range(1, len(models)):
             model = models[k][start : start + BLOCK]
-            if k == 1:
-                for i in range(target.size):
-                    apart = wide(model[i]) - wide(first[i])
-                    total[i] = apart
-                    squares[i] = apart * apart
-            else:
-                for i in range(target.size):
-                    apart = wide(model[i]) - wide(first[i])
-                    total[i] += apart
-                    squares[i] += apart * apart
+            for i in range(target.size):
+                apart = wide(model[i]) - wide(first[i])
+                total[i] += apart
+                squares[i] += apart * apart
         for i in range(target.size):
             mean = total[i] / count
             target[i] = squares[i] / count - mean * mean

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from merging.kernels.compiled import compiled, fits, flat, flats, float32s, put, takes, wide
+from merging.kernels.compiled import compiled, fits, flat, float32s, put, takes, wide, writing
 from merging.kernels.folds import NOTHING, difference, onto, weighed
 from merging.methods.method import WeightedSum, Write
 
@@ -18,27 +18,13 @@ def can_sum(total: WeightedSum) -> bool:
 
 def writer(total: WeightedSum) -> Write:
     """What writes a sum that `can_sum`."""
-    models, row = flats(total.models), float32s(total.row)
-    base = flat(total.base) if total.base is not None else None
-    loop = _added_to if total.base_first else _around
-
-    def write(start: int, stop: int, out: Tensor) -> bool:
-        here = tuple(model[start:stop] for model in models)
-        if base is None:
-            return bool(_summed(here, row, flat(out)))
-        return bool(loop(base[start:stop], here, row, flat(out)))
-
-    return write
+    loop = _summed if total.base is None else _added_to if total.base_first else _around
+    return writing(loop, total.base, total.models, float32s(total.row))
 
 
 def base_plus(base: Tensor, directions: tuple[Tensor, ...], row: tuple[float, ...]) -> Write:
     """What writes ((base + d_1 w_1) + d_2 w_2) + ... Tensors as `takes` allows."""
-    origin, models, weights = flat(base), flats(directions), float32s(row)
-
-    def write(start: int, stop: int, out: Tensor) -> bool:
-        return bool(_plus(origin[start:stop], tuple(model[start:stop] for model in models), weights, flat(out)))
-
-    return write
+    return writing(_plus, base, directions, float32s(row))
 
 
 def difference_of(model: Tensor, base: Tensor) -> Tensor:

@@ -11,11 +11,14 @@ from torch import Tensor
 from merging.kernels.compiled import takes
 from merging.kernels.products import add_products
 from merging.methods.method import Gram, WeightedSum
+from merging.pieces import pieces
 
 
 def gram(directions: Sequence[Tensor]) -> Gram:
-    """G[i][j] = <d_i, d_j>: products and sums in float64. `directions` have one shape."""
-    return gram_of([[direction.reshape(-1) for direction in directions]])
+    """G[i][j] = <d_i, d_j>: products and sums in float64, piece by piece. `directions` have one shape."""
+    if not directions[0].numel():
+        return [[0.0] * len(directions) for _ in directions]
+    return gram_of(zip(*(pieces(direction) for direction in directions), strict=True))
 
 
 def gram_of(parts: Iterable[Sequence[Tensor]]) -> Gram:
