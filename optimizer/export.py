@@ -5,13 +5,12 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from merging.adapters import adapter_notes
 from merging.card import ScoreRow, model_card
 from merging.compatibility import check_tokenizers
-from merging.config_notes import config_notes
 from merging.folder import write_checkpoint
 from merging.mergekit.export import to_mergekit
 from merging.recipe import Recipe
+from merging.source_notes import source_notes
 from merging.sources import Sources
 from optimizer.coordinator import recipe_of
 from optimizer.errors import InputError, JobFailed
@@ -97,7 +96,7 @@ def write_recipe(
     refuse_target(folder)
     try:
         sources = Sources(recipe)
-        for note in [*adapter_notes(sources.experts), *config_notes(sources.reference, sources.experts)]:
+        for note in source_notes(sources):
             say(note)
         if "embeddings" not in recipe.unmerged:
             base, experts = sources.chosen(recipe)

@@ -57,8 +57,7 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     everything that would make the job fail later. Writes nothing.
     """
     from evaluators.twins import twins_of
-    from merging.adapters import adapter_notes
-    from merging.config_notes import config_notes
+    from merging.source_notes import source_notes
 
     _check_engine(job)
     check_trackers(job.report_to)
@@ -95,8 +94,7 @@ def preflight(job: JobFile, folder: Path, say: Say = lambda _: None, local: bool
     if job.engine() == AUTO and job.models.base is not None:
         plan = plan.model_copy(update={"baselines": (*plan.baselines, *_further(job, plan, sources))})
         _check_budget(job, plan, counts["search"], None)
-    of_models = [*adapter_notes(sources.experts), *config_notes(sources.reference, sources.experts)]
-    return Checked(plan, examples, [*_notes(job, evaluator), *_twins(fingerprints), *of_models])
+    return Checked(plan, examples, [*_notes(job, evaluator), *_twins(fingerprints), *source_notes(sources)])
 
 
 def open_evaluator(job: JobFile) -> "Evaluator":

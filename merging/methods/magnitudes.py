@@ -69,7 +69,6 @@ def cuts(base: Tensor, tuned: Sequence[Tensor], ranks: Sequence[Sequence[int]], 
     Tensors are as they are stored. `exactly`: of entries as large as the k-th those that come first are kept, so that k
     are; otherwise all are.
     """
-
     from merging.selection import bands_around, bits_of, sample_size, stride
 
     if not any(ranks):
@@ -136,15 +135,9 @@ def cut(rank: int, band: Band, total: int, read: Callable[[int], Bits], *, exact
 
 
 def magnitudes(base: Tensor, expert: Tensor, size: int = CHUNK) -> Iterator[Tensor]:
-    """|task vector| in float32 on the CPU, piece by piece; each piece is overwritten by the next."""
-    import torch
-
-    buffer = torch.empty(0)
+    """|task vector| in float32 on the CPU, piece by piece."""
     for origin, tuned in zip(pieces(base, size), pieces(expert, size), strict=True):
-        if buffer.numel() != origin.numel():
-            buffer = torch.empty(origin.numel())
-        buffer.copy_(tuned)
-        yield buffer.sub_(origin.cpu().float()).abs_()
+        yield _magnitude(tuned.cpu(), origin.cpu())
 
 
 def whole_model_ends(whole: WholeModel, densities: Sequence[float]) -> tuple[float | None, ...]:

@@ -16,8 +16,8 @@ from merging.compatibility import (
     non_finite,
     tokenizer_mismatches,
 )
-from merging.config_notes import config_notes
 from merging.recipe import Source
+from merging.source_notes import config_notes
 
 Copy = Callable[[str], Path]
 

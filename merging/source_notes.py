@@ -1,9 +1,11 @@
-"""Say where models that can be merged compute differently: their configs differ beyond names and shapes."""
+"""Say what is worth knowing of models that can be merged, of adapters and where configs compute differently."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from merging.adapters import adapter_notes
 from merging.checkpoint import Checkpoint
+from merging.sources import Sources
 
 # what a model is called, who wrote the file, and what only training or generation reads
 _NO_SAY = frozenset(
@@ -57,6 +59,11 @@ _NO_SAY = frozenset(
     ]
 )
 _FEW = 6
+
+
+def source_notes(sources: Sources) -> list[str]:
+    """One sentence for each thing that does not stand in the way of the merge."""
+    return [*adapter_notes(sources.experts), *config_notes(sources.reference, sources.experts)]
 
 
 def config_notes(base: Checkpoint, experts: Mapping[str, Checkpoint]) -> list[str]:
